@@ -1,0 +1,104 @@
+"""The command line `frugal`: thin, each command loads only what it needs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+MISSED, REFUSED = 1, 2  # exit codes: a failed run or a mark not reached; input that is not allowed
+
+Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N")]
+
+
+@app.callback()
+def frugal():
+    """Name a diffusion model, choose a method that makes it cheaper, measure what it saves and what it costs."""
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="path of a notebook, or a chapter's name such as 05_experiments")],
+    output: Annotated[Path | None, typer.Argument(help="where to write the run; by default in _build/runs")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="may be repeated")
+    ] = None,
+):
+    """Run a notebook with papermill; unknown parameters and values that are not allowed are refused first."""
+    from frugal import notebook as notebooks
+
+    path = notebooks.find(notebook)
+    given = {name: notebooks.literal(value) for name, _, value in (word.partition("=") for word in parameter or [])}
+    notebooks.check(path, given)
+    try:
+        written = notebooks.run(path, output or notebooks.default_output(path), given)
+    except notebooks.CellFailed as failure:
+        typer.echo(failure, err=True)
+        raise typer.Exit(MISSED)
+    typer.echo(f"written to {written}")
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="the network, such as faces-ldm")],
+    minutes: Annotated[float | None, typer.Option(help="wall-clock minutes; the recipe's own by default")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from the last checkpoint or committed weights")
+    ] = False,
+    device: Device = "auto",
+):
+    """Train an embedded network by its recipe: progress, checkpoints, loss curve and model card."""
+    from frugal.models import training
+
+    training.train(name, minutes=minutes, resume=resume, device=device)
+
+
+@app.command()
+def evaluate(name: Annotated[str, typer.Argument(help="judge, or an embedded model such as faces-ldm")]):
+    """Measure a network's marks and print them; the exit code is 1 where one is missed."""
+    from frugal.measure import evaluate as evaluation
+
+    if not evaluation.evaluate(name):
+        raise typer.Exit(MISSED)
+
+
+@app.command()
+def bench(name: Annotated[str, typer.Argument(help="faces (images drawn a second) or noop (tomesd on a UNet2DModel)")]):
+    """Run a named benchmark and keep its records."""
+    from frugal.measure import bench as benchmarks
+
+    benchmarks.bench(name)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="an embedded model")],
+    folder: Annotated[Path, typer.Argument(help="where the ordinary diffusers folder is assembled")],
+):
+    """Assemble a whole diffusers pipeline folder from the model's parts."""
+    from frugal.models import zoo
+
+    zoo.export(name, folder)
+
+
+def joined(words: list[str]) -> list[str]:
+    """papermill's `-p name value` as the single word `-p name=value`, since typer's repeated options take one value."""
+    found, rest = [], iter(words)
+    for word in rest:
+        found.append(word)
+        if word in ("-p", "--parameter"):
+            name, value = next(rest, None), next(rest, None)
+            if value is None:
+                raise ValueError(f"option {word}: got {name or 'nothing'}, allowed is a name and a value")
+            found.append(f"{name}={value}")
+    return found
+
+
+def main(words: list[str] | None = None) -> None:
+    """The entry point: whatever refuses its input ends in one clear line and exit code 2."""
+    try:
+        app(joined(sys.argv[1:] if words is None else words))
+    except ValueError as refused:
+        print(refused, file=sys.stderr)
+        sys.exit(REFUSED)

@@ -1,0 +1,151 @@
+"""Sheets of images: what merging is, what it does to samples, and samples beside the data."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import style
+from .style import About, Drawn
+
+
+def merged_patches(image: Tensor, ratio: float, side: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """An image [3, H, W] cut into patches of `side` pixels that are merged as tokens: the image seen after merging, and the
+    group of each patch, int64 [H / side, W / side].
+
+    Nothing attends to anything here, so that merging alone is seen: the patches of a group show their mean.
+    """
+    from frugal.methods.matching import Call, tome
+
+    grid = image.shape[-2] // side, image.shape[-1] // side
+    patches = torch.nn.functional.unfold(image[None], side, stride=side).mT
+    call = Call("picture", grid, int(ratio * patches.shape[1]), (0.0,), seed)
+
+    def merged(attend):
+        return tome(attend, patches, patches - patches.mean(), call)
+
+    groups = merged(lambda tokens: torch.arange(float(tokens.shape[1]))[None, :, None])
+    seen = torch.nn.functional.fold(merged(lambda tokens: tokens).mT, image.shape[-2:], side, stride=side)
+    return seen[0], groups.long().view(grid)
+
+
+def merging(image: Tensor, about: About, *, ratios=(0.0, 0.25, 0.5, 0.75), side: int = 4, name: str = "05_merging") -> Drawn:
+    """The idea in one picture: a face as patches, and the same patches after merging a growing share of them."""
+    with style.canvas(1, len(ratios), size=(9.2, 2.75)) as (figure, grid):
+        for axes, ratio in zip(grid, ratios, strict=True):
+            seen, groups = merged_patches(image, ratio, side)
+            _show(axes, seen)
+            _borders(axes, groups, side)
+            axes.set_title(f"{ratio:.0%} merged: {len(groups.unique())} tokens", fontsize=9.5)
+    alt = (
+        f"A drawn face cut into {groups.numel()} patches, and with {', '.join(f'{r:.0%}' for r in ratios if r)} of them merged: "
+        "borders vanish in flat areas first, and features blur last."
+    )
+    caption = (
+        "Token merging on the patches of one face of the test set. In each cell of the grid one random patch stays; the patches "
+        "that are most similar to one that stays are averaged with it. A line separates patches that are not merged with each "
+        "other. No network is involved."
+    )
+    return style.finish(figure, name, alt, caption, about)
+
+
+def _borders(axes, groups: Tensor, side: int) -> None:
+    """A line between neighbouring patches of different groups."""
+    look = {"color": "white", "linewidth": 0.9}
+    for y, x in (groups[:, 1:] != groups[:, :-1]).nonzero().tolist():
+        axes.plot([side * (x + 1) - 0.5] * 2, [side * y - 0.5, side * (y + 1) - 0.5], **look)
+    for y, x in (groups[1:] != groups[:-1]).nonzero().tolist():
+        axes.plot([side * x - 0.5, side * (x + 1) - 0.5], [side * (y + 1) - 0.5] * 2, **look)
+
+
+def merged_samples(subjects, ratios, seeds, *, steps: int = 25, method: str = "tome") -> dict[str, dict[float, Tensor]]:
+    """Images of the same seeds at each ratio, {model: {ratio: [n, 3, H, W] in [0, 1]}}, by DDIM.
+
+    `subjects`: of an `experiments.Run`. Each sheet is kept as a picture beside the figures, under a name made of all it
+    depends on, so that drawing again samples nothing.
+    """
+    from ..methods import matching, merging, samplers
+    from ..measure import records
+
+    source, found = records.source_hash(merging, matching, samplers), {}
+    for subject in subjects:
+        for ratio in ratios:
+            asked = [subject.about["weights_hash"], source, ratio, list(seeds), steps, method]
+            key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+            file = style.folder() / "samples" / f"{subject.about['name'].replace('/', '_')}-{key}.png"
+            if not file.exists():
+                with merging.merge_tokens(subject.model.unet, ratio, method=method):
+                    _write(file, samplers.sample(subject.model, seeds, steps))
+            found.setdefault(subject.about["name"], {})[ratio] = _read(file, len(seeds))
+    return found
+
+
+def _write(file: Path, images: Tensor) -> None:
+    """Images side by side as an 8-bit picture, which appears under its name when it is whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = (_tiled(images, len(images)) * 255).round().byte().permute(1, 2, 0).numpy()
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    Image.fromarray(whole).save(unfinished, format="png")
+    unfinished.replace(file)
+
+
+def _read(file: Path, count: int) -> Tensor:
+    whole = torch.from_numpy(np.array(Image.open(file), dtype=np.float32)).permute(2, 0, 1) / 255
+    return torch.stack(whole.chunk(count, dim=-1))
+
+
+def examples(images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, *, name: str = "05_figure_5.3") -> Drawn:
+    """Figure 5.3: the same seeds at every ratio; `images`: {model: {ratio: [n, 3, H, W] in [0, 1]}}."""
+    models, ratios, seeds = list(images), sorted(next(iter(images.values()))), list(seeds)
+    rows = [(model, k) for model in models for k in range(len(seeds))]
+    side = 9.2 / (max(len(ratios), 5) + 0.7)
+    size = (side * (len(ratios) + 0.7), side * len(rows) + 0.6)
+    with style.canvas(len(rows), len(ratios), size=size, squeeze=False) as (figure, grid):
+        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+        for axes_row, (model, k) in zip(grid, rows, strict=True):
+            for axes, ratio in zip(axes_row, ratios, strict=True):
+                _show(axes, images[model][ratio][k])
+            axes_row[0].set_ylabel(f"{model}\nseed {seeds[k]}", fontsize=7.5)
+        for axes, ratio in zip(grid[0], ratios, strict=True):
+            axes.set_title(f"{ratio:.0%}", fontsize=9.5)
+    caption = (
+        f"As the thesis's figure 5.3: images of the same {len(seeds)} seeds at each ratio of merged tokens, not selected, embedded weights."
+    )
+    alt = (
+        f"A grid of generated faces: for {' and '.join(models)} one row a seed ({', '.join(map(str, seeds))}), "
+        f"one column a ratio from {ratios[0]:.0%} to {ratios[-1]:.0%}."
+    )
+    return style.finish(figure, name, alt, caption, about)
+
+
+def beside_data(samples: Mapping[str, Tensor], about: About, *, columns: int = 8, name: str = "05_samples") -> Drawn:
+    """Sheets of samples beside real images, equally many of each; `samples`: {title: [n, 3, H, W] in [0, 1]}."""
+    n = min(map(len, samples.values()))
+    with style.canvas(1, len(samples), size=(9.2, 9.2 / len(samples) * np.ceil(n / columns) / columns + 0.5)) as (figure, grid):
+        for axes, (title, images) in zip(np.atleast_1d(grid), samples.items(), strict=True):
+            _show(axes, _tiled(images[:n], columns))
+            axes.set_title(title)
+    caption = f"{n} images each, in the order of their seeds, none left out."
+    return style.finish(figure, name, f"Sheets of {n} images: {', '.join(samples)}.", caption, about)
+
+
+def _tiled(images: Tensor, columns: int) -> Tensor:
+    """One picture [3, rows H, columns W] of images [n, 3, H, W], the last row filled up with white."""
+    missing = -len(images) % columns
+    images = torch.cat([images, images.new_ones(missing, *images.shape[1:])])
+    rows = images.unflatten(0, (-1, columns))
+    return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+
+
+def _show(axes, image: Tensor) -> None:
+    axes.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,152 @@
+"""Sentences that follow from the tables: what a figure shows is said from its data, never typed in beforehand."""
+
+import numpy as np
+import pandas as pd
+
+UNSURE = "not distinguishable from zero"
+NEAR_HALF = (0.4, 0.6)  # what "near 50 %" and "almost half" are taken to mean
+QUARTER = 0.25  # of the time is left where "more than 75 %" is saved
+
+
+def percent(value: float, signed: bool = False) -> str:
+    """A share as text with two significant digits: 0.127 -> 13%, signed -0.031 -> −3.1%."""
+    text = f"{100 * value:{'+' if signed else ''}.2g}"
+    if "e" in text:
+        text = f"{100 * value:{'+' if signed else ''}.0f}"
+    return f"{text}%".replace("-", "\u2212")
+
+
+def span(values, form=percent) -> str:
+    """The range of some values as text: 38% to 42%, or one of them where both ends read alike."""
+    low, high = form(min(values)), form(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def listed(ratios) -> str:
+    """Ratios as text: [0.1, 0.2] -> "10% and 20%"."""
+    *first, last = [f"{ratio:.0%}" for ratio in ratios]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def bullets(lines: dict[str, str]) -> str:
+    """One line of Markdown an entry."""
+    return "\n".join(f"* **{name}**: {text}" for name, text in lines.items())
+
+
+def effect(found: pd.DataFrame) -> str:
+    """What merging did to one model's time, from the rows of `times.effects`."""
+    smallest, real = found.detectable.iloc[0], found[found.verdict != UNSURE]
+    start = f"These rounds would find a change of {percent(smallest)} or more. " if np.isfinite(smallest) else "The rounds are too few to tell. "
+    if real.empty:
+        asked = f"any of the {len(found)} ratios" if len(found) > 1 else f"a ratio of {listed(found.ratio)}"
+        return f"{start}The change at {asked} is {UNSURE}."
+    parts = []
+    for word, verdict in (("less", "faster"), ("more", "slower")):
+        if len(rows := real[real.verdict == verdict]):
+            extreme = rows.loc[rows.change.abs().idxmax()]
+            most = f"most at {extreme.ratio:.0%}: " if len(rows) > 1 else ""
+            parts.append(f"{word} time at {listed(rows.ratio)} ({most}{percent(extreme.change, signed=True)})")
+    rest = found.drop(real.index)
+    tail = f"; at {listed(rest.ratio)} the change is {UNSURE}" if len(rest) else ""
+    return f"{start}It took {' and '.join(parts)}{tail}."
+
+
+def effects(found: pd.DataFrame) -> str:
+    """What merging did to each model's time, from `times.effects`."""
+    return bullets({model: effect(rows) for model, rows in found.groupby("model", sort=False)})
+
+
+def near_half(found: pd.DataFrame) -> str:
+    """Whether one model's times agree with the thesis's "faster near 50 % only, slower away from it"."""
+    inside = found.ratio.between(NEAR_HALF[0] - 1e-9, NEAR_HALF[1] + 1e-9)
+    faster, slower = (found.verdict == verdict for verdict in ("faster", "slower"))
+    if not (faster | slower).any():
+        return "not seen: no ratio changes the time by as much as could be told from zero"
+    if (faster & inside).any() and slower[~inside].any() and not faster[~inside].any():
+        return f"seen: faster at {listed(found.ratio[faster])} only, slower at {listed(found.ratio[slower])}"
+    best = found.loc[found.change.idxmin()]
+    parts = [f"slower at {listed(found.ratio[slower])}" if slower.any() else "no ratio is slower"]
+    parts.append(f"fastest at {best.ratio:.0%}" if faster.any() else "no ratio is faster")
+    return f"not seen: {', '.join(parts)}"
+
+
+def compared(times: pd.DataFrame, decode: pd.DataFrame) -> str:
+    """Figure 6.1 in words: the latent model's share of the pixel model's time against the thesis's two statements."""
+    pixel, latent = times.model.unique()
+    middle = times.groupby(["model", "ratio"]).seconds.median()
+    decoding = float(decode[decode.model == latent].seconds.median())
+    lines = {}
+    for label, added in (("without decoding", 0.0), ("with decoding", decoding)):
+        share = (middle[latent] + added) / middle[pixel]
+        saved = f"saves {span(1 - share)}" if (share < 1).all() else "does not save time throughout"
+        lines[label] = f"{latent} takes {span(share)} of the time of {pixel} and {saved}: {two_statements(share)}."
+    return bullets(lines)
+
+
+def two_statements(share: pd.Series) -> str:
+    """The thesis's "almost half the time" (5.5) and "more than 75 % saved" (6.1) against shares of time."""
+    half, saved = holds(share.between(*NEAR_HALF)), holds(share < QUARTER)
+    return f"“almost half the time” (5.5, taken as 40 to 60%) {half}, “more than 75% saved” (6.1) {saved}"
+
+
+def holds(at: pd.Series) -> str:
+    """In how many places a statement holds."""
+    return "holds at every ratio" if at.all() else "holds at some ratios" if at.any() else "does not hold"
+
+
+def bound(shares: pd.DataFrame) -> str:
+    """The bound on any attention method (Amdahl 1967), from `experiments.attention_share`."""
+    return bullets({
+        row.model: f"attention is {100 * row.share:.3g}% of the FLOPs of its {row.parameters / 1e6:.1f} M parameters; were it "
+        f"free, a step would be at most {row.bound:.3f} times as fast, if time followed FLOPs."
+        for row in shares.itertuples()
+    })  # fmt: skip
+
+
+def decay(fits: pd.DataFrame) -> str:
+    """Which form the fall of quality has, from `fits.fit_decay`."""
+    if fits.empty:
+        return "Fewer than four ratios above 0 were measured: too few to tell one form of decay from another."
+    lines = {}
+    for row in fits.itertuples():
+        unit = " dB" if row.metric == "psnr" else ""
+        errors = f"a ratio left out is missed by {row.error_exponential:.2g}{unit} (exponential) and {row.error_linear:.2g}{unit} (linear)"
+        sure = "cannot be told apart" if row.better == "not distinguishable" else f"the {row.better} fits better"
+        difference = f"the difference is {row.advantage:+.2g}{unit}, 95% interval {row.low:+.2g} to {row.high:+.2g}"
+        shape = f"The exponential's rate is {row.c:.2g}: the fall {'flattens' if row.c > 0 else 'steepens'} with the ratio."
+        lines[f"{row.model}, {row.metric.upper()}"] = f"{sure}: {errors}; {difference}. {shape}".replace("-", "\u2212")
+    return bullets(lines)
+
+
+def against_the_data(changes: pd.DataFrame) -> str:
+    """What a comparison with the data set can detect, from `decay.dataset_changes`."""
+    lines = {}
+    for (model, quantity), rows in changes.groupby(["model", "quantity"], sort=False):
+        sure = rows[rows.verdict != UNSURE]
+        told = f"told from ratio 0 at {listed(sure.ratio)}" if len(sure) else "told from ratio 0 at no ratio"
+        lines[f"{model}, {quantity.upper()}"] = f"{told}, of {len(rows)} {'ratios' if len(rows) > 1 else 'ratio'}."
+    return bullets(lines)
+
+
+def noop(found: pd.DataFrame) -> str:
+    """What tomesd does to a network without transformer blocks, and to ratios above its cap, from `experiments.noop`."""
+    lines = {}
+    for (series, diffusers), rows in found.groupby(["series", "diffusers"], sort=False):
+        same = "bit-identical" if rows.identical.all() else "changed"
+        removed = 1 - (rows.tokens_after / rows.tokens_before).min()
+        most = f"{rows.ratio.max():.0%} asked of a network that it does patch removes {removed:.0%} of the tokens"
+        where = "measured here" if series == "here" else "shipped record"
+        lines[f"diffusers {diffusers} ({where})"] = f"{rows.patched.sum()} modules of a UNet2DModel patched, output {same}; {most}."
+    return bullets(lines)
+
+
+def forecast(found: dict[str, float]) -> str:
+    """How long a run will take, before it begins, from `experiments.forecast`."""
+    if not found["cells"]:
+        return f"All {found['all']} measurements were made here before: this run reads them."
+    minutes = found["seconds"] / 60
+    time = f"{minutes:.0f} min" if minutes >= 2 else f"{found['seconds']:.0f} s"
+    return (
+        f"About {time}, {found['memory'] / 2**30:.1f} GiB of memory and {max(found['disk'] / 2**20, 0.1):.1f} MiB of disk: "
+        f"{found['cells']:.0f} of {found['all']:.0f} measurements are still to be made."
+    )

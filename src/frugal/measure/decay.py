@@ -1,0 +1,213 @@
+"""What merging costs in quality: similarity to the unmerged image and its decay with the ratio, and to the data set.
+
+All that one model gives at one ratio is one record: its final images against the unmerged ones of the same seeds and against
+unrelated test faces, and, for the first few, the predicted clean images step by step.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..methods import matching, merging, samplers
+from ..models import drawing, faces, zoo
+from . import quality
+from .plan import RATIOS, Cell, Subject
+
+BATCH = 16  # images sampled at once
+COMPARING = 0.01  # seconds for PSNR and SSIM of a pair
+SOURCE = (merging, matching, samplers, zoo.Model.decode, quality.psnr, quality.ssim)
+UNRELATED, AUTOENCODER = "unrelated test images", "autoencoder alone"
+
+
+def decay_cells(
+    subject: Subject, ratios: Iterable[float], images: int, steps: int, seed: int, watched: int, method: str
+) -> Iterator[Cell]:  # fmt: skip
+    """One cell a ratio; raises ValueError for random weights."""
+    subject.require_trained("PSNR or SSIM")
+    seeds = tuple(range(seed, seed + images))
+    for ratio in ratios:
+        asked = {"ratio": ratio, "method": method, "steps": steps, "seeds": seeds, "watched": watched, "sampler": "ddim"}
+        function = partial(_compare, subject, ratio, method, steps, seeds, watched)
+        runs = 2 if ratio == 0 else 1  # the unmerged images are sampled with the first
+        source = (*SOURCE, _compare, _watch) + ((faces, drawing) if has_faces(subject) else ())
+        compared = COMPARING * (2 * images + steps * watched)
+        yield Cell("quality", "decay", subject, asked, function, source, runs * images * steps, overhead=compared)
+
+
+def has_faces(subject: Subject) -> bool:
+    """Whether the model was trained on the project's own faces."""
+    return subject.about["name"].startswith("faces-")
+
+
+@torch.no_grad()
+def _watch(subject: Subject, steps: int, seeds: tuple[int, ...], watched: int) -> tuple[Tensor, Tensor]:
+    """Final images [n, 3, H, W] in [0, 1], and the first `watched` images' clean ones at every step [steps, watched, 3, H, W]."""
+    model, images, trajectory = subject.model, [], []
+    for first in range(0, len(seeds), BATCH):
+        part = max(0, min(BATCH, watched - first))
+        seen = []
+        for state in samplers.denoise(model, seeds[first : first + BATCH], steps):
+            if part:
+                seen.append(_pictures(model, state.clean[:part]))
+        images.append(_pictures(model, state.sample))
+        trajectory += [torch.stack(seen)] if seen else []
+    return torch.cat(images), torch.cat(trajectory, dim=1) if trajectory else torch.empty(steps, 0)
+
+
+def _pictures(model: zoo.Model, latents: Tensor) -> Tensor:
+    return (model.decode(latents).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+
+_unmerged = lru_cache(maxsize=2)(_watch)
+
+
+def _compare(subject: Subject, ratio: float, method: str, steps: int, seeds: tuple[int, ...], watched: int) -> dict:
+    reference, path = _unmerged(subject, steps, seeds, watched)
+    with merging.merge_tokens(subject.model.unet, ratio, method=method) as merged:
+        images, trajectory = _watch(subject, steps, seeds, watched)
+    found = _similar("", images, reference)
+    if watched:
+        found |= _similar("step_", trajectory.flatten(0, 1), path.flatten(0, 1))
+    if has_faces(subject):
+        found |= _similar("dataset_", images, test_faces(seeds, images.shape[-1]))
+    layers = {row["layer"]: (row["tokens_before"], row["tokens_after"]) for row in merged.report()}
+    before, after = np.sum(list(layers.values()), axis=0) if layers else (0, 0)
+    tokens = {"layers": len(layers), "tokens_before": before, "tokens_after": after}
+    return found | {name: {"unit": "count", "values": [value]} for name, value in tokens.items()}
+
+
+def _similar(prefix: str, a: Tensor, b: Tensor) -> dict:
+    psnr, ssim = {"unit": "dB", "values": quality.psnr(a, b)}, {"unit": "1", "values": quality.ssim(a, b)}
+    return {f"{prefix}psnr": psnr, f"{prefix}ssim": ssim}
+
+
+def test_faces(indices: Iterable[int], size: int = 64) -> Tensor:
+    """Faces of the test range, [n, 3, size, size] in [0, 1]: they have nothing to do with the seeds of the same numbers."""
+    return faces.Faces("test", size=size).images(list(indices))
+
+
+test_faces.__test__ = False  # its name is not a test's
+
+
+def _measured(models, ratios, images, steps, seed, watched, method, scale, device):
+    for subject in (Subject.of(item, device) for item in models):
+        for cell in decay_cells(subject, ratios, images, steps, seed, watched, method):
+            yield subject, cell, cell.measure(scale).values
+
+
+def quality_decay(
+    models, ratios=RATIOS, images=16, steps=25, seed=0, *, watched=4, method="tome", scale="quick", device="auto"
+) -> pd.DataFrame:  # fmt: skip
+    """PSNR (dB) and SSIM of merged images to the unmerged ones of the same seeds, infinite and 1 where identical.
+
+    Columns model, weights, ratio, image (its seed), psnr, ssim, layers, tokens_before, tokens_after (of a step, over the
+    layers touched: none at ratio 0). Raises ValueError for random weights.
+    """
+    rows = []
+    for subject, cell, found in _measured(models, ratios, images, steps, seed, watched, method, scale, device):
+        counts = {name: int(found[name][0]) for name in ("layers", "tokens_before", "tokens_after")}
+        for image, psnr, ssim in zip(cell.asked["seeds"], found["psnr"], found["ssim"], strict=True):
+            rows.append(subject.title | {"ratio": cell.asked["ratio"], "image": image, "psnr": psnr, "ssim": ssim} | counts)
+    columns = ["model", "weights", "ratio", "image", "psnr", "ssim", "layers", "tokens_before", "tokens_after"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def trajectories(
+    models, ratios=RATIOS, images=16, steps=25, seed=0, *, watched=4, method="tome", scale="quick", device="auto"
+) -> pd.DataFrame:  # fmt: skip
+    """PSNR and SSIM between the merged and the unmerged run's predicted clean image, decoded, at every step.
+
+    Of the first `watched` images of `quality_decay`, whose records it shares: model, weights, ratio, step, image, psnr, ssim.
+    """
+    rows = []
+    for subject, cell, found in _measured(models, ratios, images, steps, seed, watched, method, scale, device):
+        seeds = cell.asked["seeds"][:watched]
+        places = [(step, image) for step in range(steps) for image in seeds]
+        for (step, image), psnr, ssim in zip(places, found["step_psnr"], found["step_ssim"], strict=True):
+            where = {"ratio": cell.asked["ratio"], "step": step, "image": image}
+            rows.append(subject.title | where | {"psnr": psnr, "ssim": ssim})
+    return pd.DataFrame(rows, columns=["model", "weights", "ratio", "step", "image", "psnr", "ssim"])
+
+
+def baseline_cells(subject: Subject | None, images: int, seed: int) -> Iterator[Cell]:
+    """The data set against itself (no subject), or against its reconstruction by a latent model's autoencoder."""
+    asked = {"images": list(range(seed, seed + images))}
+    if subject is None:
+        subject, function = _DATA, partial(_unrelated, images, seed)
+    else:
+        function = partial(_reconstructed, subject, images, seed)
+    source = (faces, drawing, _unrelated, _reconstructed, zoo.Model.decode, zoo.Model.encode, quality.psnr, quality.ssim)
+    yield Cell("quality", "baseline", subject, asked, function, source, overhead=2 * COMPARING * images)
+
+
+class _Data(Subject):
+    """The data set in the place of a model."""
+
+    @property
+    def about(self) -> dict:
+        return {"name": "faces"}
+
+
+_DATA = _Data("faces", device="cpu")
+
+
+def _unrelated(images: int, seed: int) -> dict:
+    return _similar("", test_faces(range(seed, seed + images)), test_faces(range(seed + images, seed + 2 * images)))
+
+
+def _reconstructed(subject: Subject, images: int, seed: int) -> dict:
+    originals = test_faces(range(seed, seed + images), subject.model.image_size)
+    latents = subject.model.encode((2 * originals - 1).to(subject.model.device))
+    return _similar("", _pictures(subject.model, latents), originals)
+
+
+def dataset_baselines(
+    models, ratios=RATIOS, images=16, steps=25, seed=0, *, watched=4, method="tome", scale="quick", device="auto"
+) -> pd.DataFrame:  # fmt: skip
+    """PSNR and SSIM to unrelated test faces, the thesis's section 5.2, and what they are without any model.
+
+    Columns model_or_baseline, ratio, image, psnr, ssim: each model's images at every ratio, image k against face k (the
+    records of `quality_decay`); then, ratio nan, "unrelated test images" against each other and "autoencoder alone", test
+    faces against their own reconstruction. Models of other data have no rows.
+    """
+    subjects = [subject for subject in (Subject.of(item, device) for item in models) if has_faces(subject)]
+    rows = []
+
+    def add(name, ratio, indices, psnr, ssim):
+        where = {"model_or_baseline": name, "ratio": ratio}
+        pairs = zip(indices, psnr, ssim, strict=True)
+        rows.extend(where | {"image": image, "psnr": p, "ssim": s} for image, p, s in pairs)
+
+    for subject, cell, found in _measured(subjects, ratios, images, steps, seed, watched, method, scale, device):
+        ratio = cell.asked["ratio"]
+        add(subject.about["name"], ratio, cell.asked["seeds"], found["dataset_psnr"], found["dataset_ssim"])
+    alone = [subject for subject in subjects if subject.latent][:1]
+    for name, subject in ([(UNRELATED, None)] if subjects else []) + [(AUTOENCODER, subject) for subject in alone]:
+        for cell in baseline_cells(subject, images, seed):
+            found = cell.measure(scale).values
+            add(name, np.nan, cell.asked["images"], found["psnr"], found["ssim"])
+    return pd.DataFrame(rows, columns=["model_or_baseline", "ratio", "image", "psnr", "ssim"])
+
+
+def dataset_changes(baselines: pd.DataFrame) -> pd.DataFrame:
+    """What the comparison with the data set can detect: mean change against the same image at ratio 0, with its interval.
+
+    Columns model, ratio, quantity ("psnr" or "ssim"), change, low, high, verdict ("not distinguishable from zero", "lower"
+    or "higher").
+    """
+    rows = []
+    of_models = baselines[baselines.ratio.notna()].rename(columns={"model_or_baseline": "model"})
+    for model, group in of_models.groupby("model", sort=False):
+        for quantity in ("psnr", "ssim"):
+            table = group.pivot(index="image", columns="ratio", values=quantity)
+            for ratio in table.columns[table.columns > 0]:
+                found = quality.mean_interval(table[ratio] - table[0.0])
+                sure = found.low > 0 or found.high < 0
+                verdict = ("higher" if found.value > 0 else "lower") if sure else "not distinguishable from zero"
+                row = {"model": model, "ratio": ratio, "quantity": quantity, "change": found.value}
+                rows.append(row | {"low": found.low, "high": found.high, "verdict": verdict})
+    return pd.DataFrame(rows, columns=["model", "ratio", "quantity", "change", "low", "high", "verdict"])

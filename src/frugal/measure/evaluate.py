@@ -1,0 +1,153 @@
+"""`frugal evaluate NAME`: what an embedded model must reach, measured, and written to the card beside its weights."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from ..methods.samplers import sample
+from ..models import cards, faces, training, zoo
+from . import corruptions, judge, quality
+
+SIZE, SAMPLES, STEPS = 64, 256, 25
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One measured quantity with the bound that it must keep; `bound` None: shown for comparison."""
+
+    what: str
+    value: float
+    bound: float | None = None
+    at_least: bool = True
+
+    @property
+    def reached(self) -> bool:
+        return self.bound is None or (self.value >= self.bound if self.at_least else self.value <= self.bound)
+
+    def __str__(self) -> str:
+        wanted = "" if self.bound is None else f"{'>=' if self.at_least else '<='} {self.bound:.4g}"
+        verdict = "" if self.bound is None else "reached" if self.reached else "MISSED"
+        return f"{self.what:58s} {self.value:10.4g}   {wanted:12s} {verdict}"
+
+
+def accuracy(read: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
+    """Share of faces on which each attribute is read rightly, among those that show it."""
+    out = {}
+    for name in faces.ATTRIBUTES:
+        seen = faces.visible_mask(truth, name)
+        out[name] = (read[name] == truth[name])[seen].float().mean().item()
+    return out
+
+
+def marginals(p: dict[str, Tensor]) -> dict[tuple[str, str], float]:
+    """Share of the faces that visibly show each value of each attribute."""
+    out = {}
+    for name, values in faces.ATTRIBUTES.items():
+        seen = faces.visible_mask(p, name)
+        out |= {(name, value): ((p[name] == i) & seen).float().mean().item() for i, value in enumerate(values)}
+    return out
+
+
+def farthest_marginal(p: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
+    """Largest absolute difference of any marginal."""
+    a, b = marginals(p), marginals(reference)
+    return max(abs(a[key] - b[key]) for key in a)
+
+
+def diversity(p: dict[str, Tensor]) -> float:
+    """Mean distance of pairs of faces: share of attributes that differ plus mean difference of geometry in units of its range."""
+    codes = torch.stack([torch.where(faces.visible_mask(p, name), p[name], -1) for name in faces.ATTRIBUTES], 1)
+    numbers = torch.stack([(p[name] - low) / (high - low) for name, (low, high) in faces.GEOMETRY.items()], 1)
+    n = len(codes)
+    apart = (codes[:, None] != codes[None]).float().mean(2) + (numbers[:, None] - numbers[None]).abs().mean(2)
+    return (apart.sum() / (n * (n - 1))).item()
+
+
+def nearest_training(images: Tensor, count: int = 20_000) -> Tensor:
+    """Root mean squared distance of each image to its nearest among `count` training faces: float32 [n]."""
+    data, best = faces.Faces("train", SIZE), torch.full((len(images),), torch.inf)
+    flat = images.flatten(1)
+    for start in range(0, count, 1000):
+        others = data.images(range(start, start + 1000)).flatten(1)
+        best = torch.minimum(best, torch.cdist(flat, others).amin(1) / flat.shape[1] ** 0.5)
+    return best
+
+
+def judge_marks() -> list[Mark]:
+    data = faces.Faces("test", SIZE)
+    truth, images = data.parameters(range(4000)), data.images(range(4000))
+    read = judge.outputs(images)
+    marks = [Mark(f"reads {name}", value, 0.98) for name, value in
+             accuracy({k: read[k].argmax(1) for k in faces.ATTRIBUTES}, truth).items()]  # fmt: skip
+    whole = judge.errors(images)["whole"]
+    marks.append(Mark("test faces drawn again, median dB", -20 * whole.median().log10().item(), 30))
+    # 4000 faces: two standard errors of a 99 % share are 0.3 points
+    marks.append(Mark("test faces accepted", judge.accepts(images).float().mean().item(), 0.987))
+    unseen = faces.Faces("test", SIZE, part="unseen").images(range(1000))
+    marks.append(Mark("faces with unseen pairs accepted", judge.accepts(unseen).float().mean().item()))
+    for name, make in corruptions.corruptions().items():
+        bound = 0.90 if name.endswith("swapped") else 0.95
+        marks.append(Mark(f"refuses {name}", 1 - judge.accepts(make()).float().mean().item(), bound))
+    return marks
+
+
+def vae_marks() -> list[Mark]:
+    vae, data = training.frozen_vae("cpu"), faces.Faces("test", SIZE)
+    truth, images = data.parameters(range(1000)), data.images(range(1000))
+    rebuilt = reconstruct(vae, images)
+    marks = [Mark("PSNR of test faces, dB", float(quality.psnr(images, rebuilt).mean()), 31)]
+    codes = [{k: v.argmax(1) for k, v in judge.probabilities(x).items()} for x in (images, rebuilt)]
+    before, after = (accuracy(read, truth) for read in codes)
+    marks += [Mark(f"accuracy lost: {name}", before[name] - after[name], 0.05, at_least=False) for name in before]
+    return [*marks, Mark("reconstructions accepted by the judge", judge.accepts(rebuilt).float().mean().item())]
+
+
+@torch.inference_mode()
+def reconstruct(vae, images: Tensor) -> Tensor:
+    """Encode and decode, by the mean of the posterior: float32 [n, 3, H, W] in [0, 1]."""
+    parts = [vae.decode(vae.encode(2 * part - 1).latent_dist.mean).sample for part in images.split(64)]
+    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+
+
+def generator_marks(name: str, accepted: float, blur: float) -> list[Mark]:
+    """Marks of one generator on unfiltered samples; KID must beat test faces blurred by `blur` pixels."""
+    images = sample(zoo.load(name), seeds=range(SAMPLES), steps=STEPS, sampler="dpmpp_2m")
+    data = faces.Faces("test", SIZE)
+    real, others = data.images(range(SAMPLES)), data.images(range(SAMPLES, 2 * SAMPLES))
+    reference, read = data.parameters(range(4000)), judge.parameters(images)
+    kid = lambda a: quality.kid(judge.features(a), judge.features(real)).value  # noqa: E731
+    return [
+        Mark("accepted by the judge", judge.accepts(images).float().mean().item(), accepted),
+        Mark("largest difference of a marginal", farthest_marginal(read, reference), 0.15, at_least=False),
+        Mark("the same, real against real", farthest_marginal(data.parameters(range(4000, 4000 + SAMPLES)), reference)),
+        Mark(f"KID, below test faces blurred by {blur:g} px", kid(images), kid(corruptions.blur(others, blur)), at_least=False),
+        Mark("KID, real against real", kid(others)),
+        Mark("diversity (mean distance of pairs)", diversity(read)),
+        Mark("diversity of test faces", diversity(data.parameters(range(SAMPLES)))),
+        Mark("distance to the nearest training face, median", nearest_training(images).median().item()),
+        Mark("the same of test faces", nearest_training(real).median().item()),
+    ]
+
+
+EVALUATIONS: dict[str, Callable[[], list[Mark]]] = {
+    "judge": judge_marks,
+    "faces-vae": vae_marks,
+    "faces-ddpm": lambda: generator_marks("faces-ddpm", accepted=0.30, blur=2.0),
+    "faces-ldm": lambda: generator_marks("faces-ldm", accepted=0.60, blur=1.0),
+}
+
+
+def evaluate(name: str) -> bool:
+    """Measure and print the marks of "judge", "faces-vae", "faces-ddpm" or "faces-ldm", write them to its card; True if all are reached.
+
+    Raises ValueError for another name.
+    """
+    if name not in EVALUATIONS:
+        raise ValueError(f"name: got {name!r}, allowed are {', '.join(EVALUATIONS)}")
+    marks = EVALUATIONS[name]()
+    print(f"{name}\n" + "\n".join(f"  {mark}" for mark in marks))
+    owner = "faces-reader" if name == "judge" else name
+    cards.write(owner, cards.read(owner) | {"marks": [asdict(mark) | {"reached": mark.reached} for mark in marks]})
+    return all(mark.reached for mark in marks)

@@ -1,0 +1,244 @@
+"""What chapter 5 measures: its scales, the models it is asked of, and the cells, one record each, that a run consists of."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..methods import merging
+from ..models import hub, zoo
+from ..models.architectures import published
+from . import cost, records
+
+RATIOS = tuple(k / 10 for k in range(10))  # the thesis's ten
+THESIS_STEPS = 200
+PUBLISHED = ("ddpm-celebahq-256", "ldm-celebahq-256")  # the thesis's pair
+EMBEDDED = ("faces-ddpm", "faces-ldm")
+LARGE = 50e9  # FLOPs a step from which a network is timed whole at a few ratios, its layers at all
+TIMESTEP = 500  # at which a single step is timed
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything is measured."""
+
+    name: str
+    ratios: tuple[float, ...]
+    network_ratios: tuple[float, ...]  # of large networks timed whole; the others are composed from their layers
+    rounds: int  # interleaved rounds of large networks
+    small_rounds: int  # of the others
+    layer_rounds: int
+    decode_rounds: int
+    images: int  # whose quality is measured
+    steps: int
+    watched: int  # images compared at every step
+    timed_images: int  # generated on the clock, step by step
+    timed_steps: int
+    times_large: bool  # whether whole images of large networks are generated on the clock
+    memory_ratios: tuple[float, ...]
+    memory_large: bool = True  # whether the peak memory of large networks is measured
+    divisor: int = 1  # of the side of a large network's input
+
+
+SCALES = {
+    "smoke": Scale("smoke", (0.0, 0.5, 0.9), (0.0, 0.9), 3, 4, 3, 1, 2, 2, 1, 1, 2, False, (0.0,), memory_large=False, divisor=4),
+    "quick": Scale("quick", RATIOS, (0.0, 0.5, 0.9), 7, 15, 7, 3, 16, 25, 4, 1, 25, False, (0.0, 0.9)),
+    "thesis": Scale("thesis", RATIOS, RATIOS, 21, 21, 21, 21, 100, THESIS_STEPS, 8, 100, THESIS_STEPS, True, RATIOS),
+}  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, weights: str, device: str) -> zoo.Model:
+    return zoo.load(name, weights=weights, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model that is measured, loaded when its network is needed: a stored record of random weights needs none."""
+
+    name: str
+    weights: str = "auto"
+    device: str = "auto"
+    given: zoo.Model | None = None
+
+    @classmethod
+    def of(cls, item: "str | tuple[str, str] | zoo.Model | Subject", device: str = "auto") -> "Subject":
+        """From a name, a pair (name, weights) or a loaded model."""
+        if isinstance(item, cls):
+            return item
+        if isinstance(item, zoo.Model):
+            return cls(item.name, item.weights, str(item.device), item)
+        name, weights = (item, "auto") if isinstance(item, str) else item
+        return cls(name, weights, device)
+
+    @property
+    def _unloaded(self) -> bool:
+        """Random weights, about which all is known without them."""
+        return self.weights == "random" and self.given is None
+
+    @property
+    def model(self) -> zoo.Model:
+        return self.given or _load(self.name, self.weights, self.device)
+
+    @property
+    def place(self) -> str:
+        """The device in words."""
+        return str(self.given.device if self.given else zoo._device(self.device))
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Name, weights, their hash and revision, as records keep them."""
+        short = (published(self.name) or "").rpartition("/")[2]
+        model = zoo.Model(short, "random", None, None) if short and self._unloaded else self.model
+        return {key: getattr(model, key) for key in ("name", "weights", "weights_hash", "revision")}
+
+    @property
+    def title(self) -> dict[str, str]:
+        """The columns by which every table names a model."""
+        return {"model": self.about["name"], "weights": self.about["weights"]}
+
+    @cached_property
+    def blueprint(self) -> nn.Module:
+        """The network on the meta device: its shapes, without memory or weights."""
+        if published(self.name) and self.given is None:
+            return zoo.architecture(self.name)["unet"]
+        with torch.device("meta"):
+            return type(self.model.unet).from_config(self.model.unet.config)
+
+    @cached_property
+    def flops(self) -> int:
+        """FLOPs of one step of one image at the network's own size."""
+        arguments, options = step_input(self.blueprint, device="meta")
+        return cost.flops(self.blueprint, *arguments, **options)
+
+    @cached_property
+    def attention(self) -> float:
+        """The share of these in attention."""
+        (sample, timestep), options = step_input(self.blueprint, device="meta")
+        return cost.attention_share(self.blueprint, tuple(sample.shape), timestep, **options)
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.blueprint.parameters())
+
+    @property
+    def downloadable(self) -> bool:
+        """Whether using the weights begins with a download."""
+        from huggingface_hub import try_to_load_from_cache
+
+        repository = published(self.name)
+        if not repository or self.weights == "random" or self.given:
+            return False
+        files = (f"{place}{hub.WEIGHTS}" for place in ("unet/", ""))
+        pinned = hub.PINNED.get(repository)
+        return not any(isinstance(try_to_load_from_cache(repository, file, revision=pinned), str) for file in files)
+
+    @property
+    def large(self) -> bool:
+        return self.flops >= LARGE
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether attention acts on feature maps, without transformer blocks: such a layer can be timed alone."""
+        return all(layer.block is None for layer in merging.self_attentions(self.blueprint))
+
+    @cached_property
+    def latent(self) -> bool:
+        """Whether images are decoded from latents."""
+        known = published(self.name) and self.given is None
+        return "vae" in zoo.architecture(self.name) if known else self.model.vae is not None
+
+    @property
+    def trained(self) -> bool:
+        return self.weights != "random"
+
+    def require_trained(self, what: str) -> None:
+        """Raises ValueError where `what` is asked of random weights, before anything is loaded."""
+        zoo.Model(self.name, self.weights, None, None).require_trained(what)
+
+
+def step_input(unet: nn.Module, divisor: int = 1, device: Any = "cpu") -> tuple[tuple, dict]:
+    """Positional and named arguments of one denoising step of one image, its side divided by `divisor`."""
+    size, config = unet.config.sample_size, unet.config
+    height, width = (size, size) if isinstance(size, int) else size
+    noise = torch.randn(1, config.in_channels, height // divisor, width // divisor, generator=_generator()).to(device)
+    words = config.get("cross_attention_dim")  # a text-conditioned network also gets 77 tokens, as CLIP makes them
+    options = {"encoder_hidden_states": torch.randn(1, 77, words, generator=_generator()).to(device)} if words else {}
+    return (noise, TIMESTEP), options
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The smallest thing measured: one record, made in one go and lost alone when a run is killed."""
+
+    kind: str
+    name: str
+    subject: Subject
+    asked: dict
+    function: Callable[[], dict]
+    source: tuple
+    steps: float = 0.0  # about what it takes, for the forecast: network steps of one image at full size
+    passes: float = 0.0  # passes through the attention layers alone
+    overhead: float = 0.0  # seconds besides: starting a process, comparing images
+
+    @property
+    def flops(self) -> float:
+        return (self.steps + self.passes * (self.subject.attention if self.passes else 0)) * self.subject.flops
+
+    def _about(self, scale: str) -> dict:
+        return {"scale": scale, "source": self.source, "model": self.subject.about, "device": self.subject.place}
+
+    def measure(self, scale: str) -> records.Record:
+        """The stored record, else measured now."""
+        return records.measure(self.kind, self.name, self.asked, self.function, **self._about(scale))
+
+    def missing(self, scale: str) -> bool:
+        """Whether measuring would take time."""
+        return records.find(self.kind, self.name, self.asked, **self._about(scale)) is None
+
+
+@dataclass(frozen=True)
+class Share:
+    """One model's part of a plan."""
+
+    subject: Subject
+    network_ratios: tuple[float, ...]  # at which the whole network is timed
+    layer_ratios: tuple[float, ...]  # at which its layers are; empty where the network is timed at every ratio
+    rounds: int
+    divisor: int
+
+
+def shares(request: Any) -> list[Share]:
+    """What a `frugal.parameters.Experiments` has measured, model by model; loads no random weights."""
+    scale, ratios = SCALES[request.scale], sweep(SCALES[request.scale].ratios, request.ratio)
+    found = []
+    for subject in subjects(request):
+        composed = subject.large and subject.plain
+        whole = sweep(scale.network_ratios, request.ratio) if composed else ratios
+        rounds, divisor = (scale.rounds, scale.divisor) if subject.large else (scale.small_rounds, 1)
+        found.append(Share(subject, whole, ratios if composed else (), rounds, divisor))
+    return found
+
+
+def subjects(request: Any) -> list[Subject]:
+    """The models of a request: the one it names, else the thesis's pair with random weights and the embedded pair."""
+    weights = request.weights
+    if request.model is not None:
+        asked = [(request.model, weights)]
+    elif weights == "auto":
+        asked = [(name, "random") for name in PUBLISHED] + [(name, "embedded") for name in EMBEDDED]
+    else:
+        asked = [(name, weights) for name in (EMBEDDED if weights == "embedded" else PUBLISHED)]
+    return [Subject.of(pair, request.device) for pair in asked]
+
+
+def sweep(ratios: Iterable[float], ratio: float | None) -> tuple[float, ...]:
+    """The ratios of a scale, or the one asked for beside 0."""
+    return tuple(ratios) if ratio is None else tuple(sorted({0.0, float(ratio)}))

@@ -1,0 +1,57 @@
+"""Model cards: what an embedded network was trained on, how long, where, and the marks it reached."""
+
+import json
+from pathlib import Path
+
+from .. import paths
+
+ABOUT = {
+    "faces-reader": "reads attributes and drawing parameters from a face; the network of the judge",
+    "faces-vae": "autoencoder (AutoencoderKL) between faces of 64x64 pixels and latents of 4x16x16",
+    "faces-ddpm": "diffusion in pixels (UNet2DModel, 64x64), velocity prediction",
+    "faces-ldm": "diffusion in the latents of faces-vae (UNet2DModel, 4x16x16), velocity prediction",
+}
+
+
+def file(name: str) -> Path:
+    return paths.EMBEDDED / name / "card.json"
+
+
+def read(name: str) -> dict:
+    return json.loads(file(name).read_text())
+
+
+def blank(name: str) -> dict:
+    """The card of a network that has not been trained yet."""
+    return {"name": name, "data": "frugal.models.faces, train split", "steps": 0, "images": 0, "seconds": 0.0, "loss": []}
+
+
+def write(name: str, card: dict) -> None:
+    """Write the card as JSON and as the README.md that model hubs show."""
+    file(name).parent.mkdir(parents=True, exist_ok=True)
+    file(name).write_text(json.dumps(card, indent=1) + "\n")
+    file(name).with_name("README.md").write_text(markdown(card))
+
+
+def markdown(card: dict) -> str:
+    """The card as a page: facts of the training, then the marks."""
+    facts = {
+        "parameters": f"{card.get('parameters', 0):,}",
+        "data": card["data"],
+        "steps": f"{card['steps']:,}",
+        "images seen": f"{card['images']:,}, all different",
+        "training time": f"{card['seconds'] / 60:.0f} minutes",
+        "device": card.get("device", "not trained yet"),
+        "last loss": f"{card['loss'][-1][1]:.4f}" if card["loss"] else "none",
+        "weights": "float16 safetensors, exponential moving average; licence CC BY 4.0",
+    }
+    lines = ["---", "license: cc-by-4.0", "library_name: diffusers", "---", "", f"# {card['name']}", ""]
+    lines += [f"{ABOUT[card['name']].capitalize()}.", "", "| training | |", "| --- | --- |"]
+    lines += [f"| {key} | {value} |" for key, value in facts.items()]
+    if marks := card.get("marks"):
+        lines += ["", "| mark | value | bound | reached |", "| --- | ---: | ---: | --- |"]
+        for m in marks:
+            bound = "" if m["bound"] is None else f"{'at least' if m['at_least'] else 'at most'} {m['bound']:.4g}"
+            reached = "" if m["bound"] is None else "yes" if m["reached"] else "no"
+            lines.append(f"| {m['what']} | {m['value']:.4g} | {bound} | {reached} |")
+    return "\n".join(lines) + "\n"

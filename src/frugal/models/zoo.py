@@ -1,0 +1,250 @@
+"""Every model by name: embedded, published on the hub, a published architecture with random weights, or your own."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import paths
+from .architectures import PUBLISHED, SEED, SHORT, architecture, published, randomise
+from .hub import GONE, MissingWeights, fetch, lacking, layout, read
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+EMBEDDED = {"faces-ddpm": {}, "faces-ldm": {"vae": "faces-vae"}}  # name: {part shared with other models: its folder}
+SOURCES = ("auto", "embedded", "hub", "random")
+
+__all__ = ["MissingWeights", "Model", "architecture", "export", "load", "names"]
+
+
+@dataclass(eq=False)
+class Model:
+    """A denoising network with its training noise schedule and, for a latent model, its autoencoder."""
+
+    name: str
+    weights: str  # "embedded", "hub", "local" (a folder), "random" or "memory" (a pipeline)
+    unet: nn.Module
+    scheduler: "SchedulerMixin"
+    vae: nn.Module | None = None
+    revision: str | None = None  # commit on the hub
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.unet.parameters(), torch.empty(0)).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(self.unet.parameters(), torch.empty(0)).dtype
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what the network denoises."""
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError(f"the configuration of {self.name!r} gives no sample_size: set model.unet.config's")
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    @property
+    def image_size(self) -> int:
+        """Height of the images, in pixels."""
+        return self.latent_shape[1] * (2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae else 1)
+
+    @property
+    def latent_scale(self) -> tuple[float, float]:
+        """(scale, shift) between the autoencoder's codes and latents = (codes - shift) * scale; (1, 0) without one."""
+        if self.vae is None:
+            return 1.0, 0.0
+        config = self.vae.config
+        # A VQModel that names no factor was trained without one (CompVis's scale_factor is 1): diffusers' default of
+        # 0.18215 is Stable Diffusion's, and ruins these images (huggingface/diffusers issue 6725).
+        unnamed = "scaling_factor" in config.get("_use_default_values", ())
+        scale = 1.0 if unnamed and type(self.vae).__name__ == "VQModel" else config.scaling_factor
+        return float(scale), float(config.get("shift_factor") or 0.0)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [n, 3, H, W], about [-1, 1], of latents [n, *latent_shape]; of a model in pixels, the same tensor."""
+        if self.vae is None:
+            return latents
+        scale, shift = self.latent_scale
+        return self.vae.decode(latents.to(self.vae.dtype) / scale + shift).sample
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [n, *latent_shape] (the mean, for a variational autoencoder) of images [n, 3, H, W] in [-1, 1]."""
+        if self.vae is None:
+            return images
+        scale, shift = self.latent_scale
+        code = self.vae.encode(images.to(self.vae.dtype))
+        return ((code.latents if hasattr(code, "latents") else code.latent_dist.mean) - shift) * scale
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by name: "unet" and, where there is one, "vae"."""
+        return {"unet": self.unet} | ({"vae": self.vae} if self.vae is not None else {})
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Names these weights in records: a hash of every tensor; of architecture and seed where they are random."""
+        if self.weights == "random":
+            configuration = json.dumps(PUBLISHED[SHORT[self.name]], sort_keys=True).encode()
+            return f"random-{hashlib.sha256(configuration).hexdigest()[:12]}-seed{SEED}"
+        digest = hashlib.sha256()
+        for part, network in sorted(self.parts().items()):
+            for key, tensor in sorted(network.state_dict().items()):
+                digest.update(f"{part}.{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def require_trained(self, what: str) -> None:
+        """Raises ValueError where `what`, a measure of quality, is asked of random weights."""
+        if self.weights == "random":
+            raise ValueError(
+                f"{what} needs trained weights, but model {self.name!r} has random ones, "
+                "which serve time, memory and FLOPs only: load it with weights='auto'"
+            )
+
+
+def names() -> list[str]:
+    """What load() knows without a hub: the embedded models, and the published ones that weights="random" times."""
+    return [*EMBEDDED, *SHORT]
+
+
+def load(
+    name: "str | Path | DiffusionPipeline",  # a name of names(), a hub id "organisation/name", a folder, or a pipeline
+    weights: str = "auto",  # embedded, else cached hub, else download; never random
+    device: str | torch.device = "auto",  # CUDA, else Apple MPS, else CPU
+    dtype: torch.dtype | None = None,  # default: float32
+    revision: str | None = None,  # of a hub model; default: the pinned commit, else the cached or newest main
+) -> Model:
+    """A model ready to sample. weights="random" gives a published architecture with seeded random weights, no download.
+
+    A pipeline in memory keeps its own device and dtype where these are not given. Raises MissingWeights, which tells
+    the command that gets them, and ValueError for anything it does not know.
+    """
+    if weights not in SOURCES:
+        raise ValueError(f"weights={weights!r} is not one of {', '.join(SOURCES)}")
+    place = _device(device)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype={dtype!r} is not a floating-point torch dtype")
+    model = _find(name, weights, revision)
+    own = model.weights == "memory"
+    for network in model.parts().values():
+        to = {"device": None if own and device == "auto" else place, "dtype": dtype or (None if own else torch.float32)}
+        nn.Module.to(network, **to)  # diffusers' own `to` warns of every dtype, of no module in particular
+    return model
+
+
+def _device(device: str | torch.device) -> torch.device:
+    available = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if device == "auto":
+        return torch.device(available[0])
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not one of auto, {', '.join(available)}") from error
+    if place.type not in available:
+        raise ValueError(f"device={device!r} is not on this machine, which has {', '.join(available)}")
+    return place
+
+
+def _find(name: Any, weights: str, revision: str | None) -> Model:
+    embedded = isinstance(name, str) and name in EMBEDDED
+    if name in tuple(GONE):
+        raise MissingWeights(f"name={name!r} is gone from the hub; the same weights are at {GONE[name]!r}")
+    if (weights == "embedded" and not embedded) or (weights == "hub" and embedded):
+        raise ValueError(f"weights={weights!r} does not fit name={name!r}: embedded are {', '.join(EMBEDDED)}")
+    if weights == "random":
+        return _from_architecture(name)
+    if embedded:
+        return _from_package(name)
+    if not isinstance(name, str | Path):
+        return _from_pipeline(name)
+    return _from_folder(Path(name)) if not published(name) and Path(name).is_dir() else _from_hub(str(name), revision)
+
+
+def _from_architecture(name: Any) -> Model:
+    import diffusers
+
+    repository = published(name)
+    if repository is None:
+        raise ValueError(f"weights='random' is for the published {', '.join(SHORT)}, not name={name!r}")
+    networks = architecture(repository)
+    configuration = PUBLISHED[repository]["scheduler"]
+    scheduler = getattr(diffusers, configuration["_class_name"]).from_config(configuration)
+    vae = randomise(networks["vae"]) if "vae" in networks else None
+    return Model(repository.split("/")[1], "random", randomise(networks["unet"]), scheduler, vae)
+
+
+def _from_pipeline(pipeline: "DiffusionPipeline") -> Model:
+    unet, scheduler = (getattr(pipeline, part, None) for part in ("unet", "scheduler"))
+    if not isinstance(unet, nn.Module) or scheduler is None:
+        raise ValueError(f"name={type(pipeline).__name__} is neither text nor a pipeline with a unet and a scheduler")
+    vae = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
+    return Model(type(pipeline).__name__, "memory", unet, scheduler, vae)
+
+
+def _from_package(name: str) -> Model:
+    folders = layout(paths.EMBEDDED / name)
+    for owner in (name, *EMBEDDED[name].values()):
+        if not any((paths.EMBEDDED / owner).rglob("*.safetensors")):
+            raise MissingWeights(f"{owner!r} is not in this installation: `frugal train {owner}` makes it")
+    return Model(name, "embedded", **read(folders | {part: paths.EMBEDDED / at for part, at in EMBEDDED[name].items()}))
+
+
+def _from_folder(folder: Path) -> Model:
+    if missing := lacking(folder):
+        raise MissingWeights(f"name={str(folder)!r}, a folder, has no {', no '.join(missing)}")
+    return Model(str(folder), "local", **read(layout(folder)))
+
+
+def _from_hub(name: str, revision: str | None) -> Model:
+    repository = published(name) or name
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+        raise ValueError(f"name={name!r} is not one of {', '.join(names())}, a hub id or a diffusers folder")
+    known = repository in PUBLISHED
+    folder = fetch(repository, revision, f"zoo.load({name!r}, weights='random') times it without." if known else "")
+    return Model(repository.split("/")[1] if known else name, "hub", **read(layout(folder)), revision=folder.name)
+
+
+def export(name: str | Path, folder: str | Path) -> Path:
+    """Writes a model, float32, as a whole diffusers pipeline: DDPMPipeline in pixels, LDMPipeline in latents.
+
+    LDMPipeline wants DDIM and knows a scale of the latents but no shift, so the shift moves into the autoencoder's 1x1
+    convolutions: same images. `folder` must be new or empty. Raises ValueError for a text-conditioned model.
+    """
+    from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"folder={str(folder)!r} exists already and is not an empty folder")
+    model = load(name, device="cpu")
+    if type(model.unet).__name__ != "UNet2DModel":
+        raise ValueError(f"name={str(name)!r} is text-conditioned: its hub folder is a whole pipeline already")
+    if model.vae is None:
+        pipeline = DDPMPipeline(model.unet, DDPMScheduler.from_config(model.scheduler.config))
+    else:
+        _fold_shift(model)
+        pipeline = LDMPipeline(model.vae, model.unet, DDIMScheduler.from_config(model.scheduler.config))
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def _fold_shift(model: Model) -> None:
+    scale, shift = model.latent_scale
+    if shift:  # post_quant_conv(z + shift) and quant_conv(h) - shift, exactly, as neither has padding
+        after, before = model.vae.post_quant_conv, model.vae.quant_conv
+        after.bias += shift * after.weight.sum(dim=(1, 2, 3))
+        before.bias[: model.vae.config.latent_channels] -= shift
+        model.vae.register_to_config(shift_factor=None)
+    model.vae.register_to_config(scaling_factor=scale)

@@ -1,0 +1,36 @@
+"""Where things are: a checkout's root if there is one, else the caller's folder."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+EMBEDDED = PACKAGE / "models" / "embedded"
+
+
+def root() -> Path | None:
+    """The checkout that this package is imported from or the caller stands in; None where there is none (Colab)."""
+    for start in (PACKAGE, Path.cwd().resolve()):
+        for folder in (start, *start.parents):
+            if (folder / "_config.yml").exists() and (folder / "src" / "frugal").is_dir():
+                return folder
+    return None
+
+
+def results() -> Path:
+    """Where measurements made on this machine go: $FRUGAL_RESULTS, else _build/records, else ./results."""
+    if "FRUGAL_RESULTS" in os.environ:
+        return Path(os.environ["FRUGAL_RESULTS"])
+    checkout = root()
+    return checkout / "_build" / "records" if checkout else Path.cwd() / "results"
+
+
+def shipped() -> Path | None:
+    """The committed reference records; None without a checkout."""
+    checkout = root()
+    return checkout / "results" / "records" if checkout else None
+
+
+def training() -> Path:
+    """Where unfinished training keeps its checkpoints."""
+    checkout = root()
+    return (checkout / "_build" if checkout else Path.cwd() / "frugal") / "training"
