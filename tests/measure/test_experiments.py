@@ -27,7 +27,9 @@ def network(kind=UNet2DModel, channels=3, size=16):
 def autoencoder():
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return AutoencoderKL(**blocks, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=8, sample_size=16).eval()
+    return AutoencoderKL(
+        **blocks, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=8, sample_size=16
+    ).eval()
 
 
 @pytest.fixture
@@ -92,7 +94,9 @@ def test_composed_times_exchange_the_layers_of_the_same_round():
         ("m", "random", layer, 64, 8, ratio, k, {0.0: 2.0, 0.5: 1.5 - 0.1 * k}[ratio])
         for layer in "ab" for ratio in (0.0, 0.5) for k in range(2)
     ]  # fmt: skip
-    layers = pd.DataFrame(parts, columns=["model", "weights", "layer", "tokens", "channels", "ratio", "round", "seconds"])
+    layers = pd.DataFrame(
+        parts, columns=["model", "weights", "layer", "tokens", "channels", "ratio", "round", "seconds"]
+    )
     composed = experiments.composed_times(network, layers)
     assert list(composed.columns) == list(network.columns) and set(composed.kind) == {"composed"}
     assert composed.ratio.tolist() == [0.5, 0.5] and np.allclose(composed.seconds, [10 - 1.0, 11 - 1.2])
@@ -107,7 +111,11 @@ def test_the_thesis_s_unit_is_scaled_from_steps_and_says_so(store, pixel):
     assert list(steps.columns) == ["model", "weights", "ratio", "image", "step", "seconds"]
     assert len(steps) == 2 * 3 * len(RATIOS) and (steps.seconds > 0).all()
     whole = experiments.image_seconds(steps, 3)
-    assert not whole.scaled.any() and len(whole) == 2 * len(RATIOS) and np.isclose(whole.seconds.sum(), steps.seconds.sum())
+    assert (
+        not whole.scaled.any()
+        and len(whole) == 2 * len(RATIOS)
+        and np.isclose(whole.seconds.sum(), steps.seconds.sum())
+    )
     assert np.allclose(experiments.image_seconds(steps, 6).seconds, 2 * whole.seconds)
 
 
@@ -122,7 +130,10 @@ def rounds(changed, kind="measured", n=9):
     for k in range(n):
         base = 1 + 0.01 * rng.standard_normal()
         rows += [("m", "random", 0.0, k, base, "measured")]
-        rows += [("m", "random", ratio, k, base * (1 + change + 0.001 * rng.standard_normal()), kind) for ratio, change in changed]
+        rows += [
+            ("m", "random", ratio, k, base * (1 + change + 0.001 * rng.standard_normal()), kind)
+            for ratio, change in changed
+        ]
     return pd.DataFrame(rows, columns=["model", "weights", "ratio", "round", "seconds", "kind"])
 
 
@@ -184,7 +195,9 @@ def test_quality_of_random_weights_is_refused():
             function([("ddpm-celebahq-256", "random")], RATIOS, scale="smoke")
 
 
-def test_the_data_set_is_compared_with_models_with_itself_and_with_the_autoencoder(store, pixel, latent, asked, monkeypatch):
+def test_the_data_set_is_compared_with_models_with_itself_and_with_the_autoencoder(
+    store, pixel, latent, asked, monkeypatch
+):
     monkeypatch.setattr(decay, "test_faces", lambda indices, size=16: faces16(indices))
     found = experiments.dataset_baselines([pixel, latent], **asked)
     assert list(found.columns) == ["model_or_baseline", "ratio", "image", "psnr", "ssim"]
@@ -236,7 +249,13 @@ def test_a_fit_needs_four_ratios_and_a_known_quantity():
 def test_curves_pass_through_their_fits():
     table = experiments.fit_decay(decaying(lambda r: 10 + 20 * np.exp(-4 * r), noise=0), "psnr")
     curve = experiments.curves(table, [0.5])
-    assert set(curve.form) == {"exponential", "linear"} and list(curve.columns) == ["model", "metric", "form", "ratio", "value"]
+    assert set(curve.form) == {"exponential", "linear"} and list(curve.columns) == [
+        "model",
+        "metric",
+        "form",
+        "ratio",
+        "value",
+    ]
     exponential = curve[curve.form == "exponential"].value.iloc[0]
     assert exponential == pytest.approx(table.a[0] + table.b[0] * math.exp(-table.c[0] / 2))
 
@@ -286,7 +305,9 @@ def folder(tmp_path):
 def test_a_run_is_forecast_measured_and_then_free(store, folder):
     request = Experiments(model=folder, scale="smoke", images=2, steps=2, device="cpu")
     before = experiments.forecast(request)
-    assert before["cells"] == before["all"] > 5 and before["seconds"] > 0 and before["memory"] > 1e8 and before["disk"] > 0
+    assert (
+        before["cells"] == before["all"] > 5 and before["seconds"] > 0 and before["memory"] > 1e8 and before["disk"] > 0
+    )
     run = experiments.Run(request)
     tables = run.tables
     assert {"network", "layers", "seconds", "decode", "iterations", "memory", "quality", "fits", "noop"} <= set(tables)

@@ -71,7 +71,13 @@ def test_frozen_by_hash():
 
 @pytest.mark.parametrize(
     "images",
-    [torch.rand(3, 64, 64), torch.rand(2, 3, 32, 32), 2 * torch.ones(1, 3, 64, 64), torch.full((1, 3, 64, 64), torch.nan), "face"],
+    [
+        torch.rand(3, 64, 64),
+        torch.rand(2, 3, 32, 32),
+        2 * torch.ones(1, 3, 64, 64),
+        torch.full((1, 3, 64, 64), torch.nan),
+        "face",
+    ],
 )
 def test_bad_images_are_named(images):
     with pytest.raises(ValueError, match="images"):

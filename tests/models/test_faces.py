@@ -1,5 +1,7 @@
 """The data set: reproducible, disjoint, balanced, captioned, exactly masked, the same face at any size."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ def test_face_depends_on_its_index_alone():
 
 def test_splits_are_disjoint_and_large():
     ranges = sorted((first, first + length) for first, length in faces.SPLITS.values())
-    assert all(end <= start for (_, end), (start, _) in zip(ranges[:-1], ranges[1:], strict=True))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
     assert len(Faces("train")) >= 100_000
     numbers = Faces("train").parameters(range(100_000))
     distinct = np.unique(torch.stack([numbers[name] for name in faces.GEOMETRY], 1).numpy(), axis=0)
@@ -86,7 +88,13 @@ def test_caption_is_a_sentence():
     assert faces.caption(values) == (
         "a smiling face with tan skin, long red hair, round eyes, round glasses and a blue beanie on a green background"
     )
-    bald = values | {"hair_style": "bald", "hair_colour": "hidden", "glasses": "sunglasses", "eyes": "hidden", "hat": "none"}
+    bald = values | {
+        "hair_style": "bald",
+        "hair_colour": "hidden",
+        "glasses": "sunglasses",
+        "eyes": "hidden",
+        "hat": "none",
+    }
     assert faces.caption(bald | {"hat_colour": "hidden"}) == (
         "a smiling face with tan skin, no hair and sunglasses on a green background"
     )

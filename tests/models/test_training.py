@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from frugal import paths
-from frugal.models import cards, training
+from frugal.models import cards, recipes, training
+from frugal.models.faces import Faces
 
 
 @pytest.fixture
@@ -18,21 +19,21 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_shifted_cosine_lowers_the_signal_everywhere_and_ends_in_noise():
-    plain, shifted = training.schedule(1.0).alphas_cumprod, training.schedule(2.0).alphas_cumprod
+    plain, shifted = recipes.schedule(1.0).alphas_cumprod, recipes.schedule(2.0).alphas_cumprod
     assert (shifted[1:] < plain[1:]).all() and (plain.diff() < 0).all()
     assert plain[0] > 0.999 and shifted[-1] < 2e-4
-    ratio = lambda a: a / (1 - a)  # noqa: E731
+    ratio = lambda a: a / (1 - a)
     assert torch.allclose(ratio(plain[500]) / ratio(shifted[500]), torch.tensor(4.0), rtol=0.02)
 
 
 def test_latent_network_is_about_2_4_times_the_pixel_one():
-    count = {name: sum(p.numel() for p in training.RECIPES[name].build().parameters()) for name in training.RECIPES}
+    count = {name: sum(p.numel() for p in recipes.RECIPES[name].build().parameters()) for name in recipes.RECIPES}
     assert 2.2 <= count["faces-ldm"] / count["faces-ddpm"] <= 2.6
     assert sum(count.values()) <= 20e6
 
 
 def test_velocity_loss_is_zero_for_the_velocity():
-    scheduler, clean = training.schedule(1.0), torch.randn(8, 3, 8, 8)
+    scheduler, clean = recipes.schedule(1.0), torch.randn(8, 3, 8, 8)
 
     class Oracle(torch.nn.Module):
         def forward(self, noisy, t):
@@ -41,8 +42,11 @@ def test_velocity_loss_is_zero_for_the_velocity():
             noise = (noisy - alpha * clean) / sigma
             return diffusers.models.unets.unet_2d.UNet2DOutput(sample=alpha * noise - sigma * clean)
 
-    assert training.velocity_loss(Oracle(), clean, scheduler) < 1e-3
-    assert training.velocity_loss(lambda x, t: diffusers.models.unets.unet_2d.UNet2DOutput(sample=0 * x), clean, scheduler) > 0.3
+    assert recipes.velocity_loss(Oracle(), clean, scheduler) < 1e-3
+    assert (
+        recipes.velocity_loss(lambda x, t: diffusers.models.unets.unet_2d.UNet2DOutput(sample=0 * x), clean, scheduler)
+        > 0.3
+    )
 
 
 def test_batches_never_repeat_a_face():
@@ -55,15 +59,17 @@ def test_batches_never_repeat_a_face():
 
 
 def test_learning_rate_warms_up_and_falls():
-    recipe = training.RECIPES["faces-ddpm"]
-    rates = [training.learning_rate(recipe, step, progress) for step, progress in ((0, 0), (5000, 0), (5000, 0.5), (5000, 1))]
+    recipe = recipes.RECIPES["faces-ddpm"]
+    rates = [
+        training.learning_rate(recipe, step, progress) for step, progress in ((0, 0), (5000, 0), (5000, 0.5), (5000, 1))
+    ]
     assert rates[0] < rates[1] == recipe.rate and rates[1] > rates[2] > rates[3] > 0
 
 
 @pytest.mark.parametrize("name", ["faces-reader", "faces-ddpm"])
 def test_train_writes_weights_and_resumes(elsewhere, name):
     card = training.train(name, minutes=1e-4, device="cpu")
-    folder = paths.EMBEDDED / training.RECIPES[name].folder
+    folder = paths.EMBEDDED / recipes.RECIPES[name].folder
     again = training.train(name, minutes=1e-4, resume=True, device="cpu")
     assert again["steps"] > card["steps"] and again["images"] > card["images"]
     assert json.loads(cards.file(name).read_text()) == again
@@ -89,7 +95,9 @@ def test_an_interrupted_run_goes_on_where_it_was(elsewhere):
         assert torch.equal(old, new)
 
 
-@pytest.mark.parametrize("arguments", [{"name": "faces"}, {"name": "faces-vae", "minutes": 0}, {"name": "faces-vae", "minutes": -1}])
+@pytest.mark.parametrize(
+    "arguments", [{"name": "faces"}, {"name": "faces-vae", "minutes": 0}, {"name": "faces-vae", "minutes": -1}]
+)
 def test_bad_input_is_named(arguments):
     with pytest.raises(ValueError, match="name|minutes"):
         training.train(**arguments)
@@ -98,7 +106,9 @@ def test_bad_input_is_named(arguments):
 def test_embedded_weights_are_ordinary_diffusers_folders():
     vae = diffusers.AutoencoderKL.from_pretrained(paths.EMBEDDED / "faces-vae", torch_dtype=torch.float32)
     ddpm = diffusers.DDPMPipeline.from_pretrained(paths.EMBEDDED / "faces-ddpm", torch_dtype=torch.float32)
-    ldm = diffusers.UNet2DModel.from_pretrained(paths.EMBEDDED / "faces-ldm", subfolder="unet", torch_dtype=torch.float32)
+    ldm = diffusers.UNet2DModel.from_pretrained(
+        paths.EMBEDDED / "faces-ldm", subfolder="unet", torch_dtype=torch.float32
+    )
     assert ddpm.scheduler.config.prediction_type == "v_prediction"
     assert ddpm(num_inference_steps=2, output_type="np").images.shape == (1, 64, 64, 3)
     assert ldm.config.in_channels == vae.config.latent_channels
@@ -107,8 +117,8 @@ def test_embedded_weights_are_ordinary_diffusers_folders():
 
 
 def test_no_latent_channel_is_dead():
-    vae = training.frozen_vae("cpu")
-    images = 2 * training.Faces("test", 64).images(range(64)) - 1
-    latents = training.encode(vae, images)
+    vae = recipes.frozen_vae("cpu")
+    images = 2 * Faces("test", 64).images(range(64)) - 1
+    latents = recipes.encode(vae, images)
     assert 0.8 < latents.std() < 1.2 and abs(latents.mean()) < 0.1
     assert (latents.std(dim=(0, 2, 3)) > 0.3).all()

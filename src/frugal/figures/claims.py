@@ -1,4 +1,4 @@
-"""The thesis's statements against a run's tables: of each the measurement and a verdict, as text for the page of claims."""
+"""The thesis's statements against a run's tables: of each the measurement and a verdict, as text."""
 
 import pandas as pd
 
@@ -36,14 +36,19 @@ def _parameters(run):
     if _pair(run):
         pixel, latent = run.attention.set_index("model").parameters.loc[list(PUBLISHED)]
         measured = f"{pixel:,} and {latent:,} counted, a ratio of {latent / pixel:.2f}"
-        return measured, "confirmed" if (round(pixel / 1e6), round(latent / 1e6)) in [(113, 274), (114, 274)] else "not confirmed"
+        return measured, "confirmed" if (round(pixel / 1e6), round(latent / 1e6)) in [
+            (113, 274),
+            (114, 274),
+        ] else "not confirmed"
 
 
 def _billion(run):
     networks = zoo.architecture("stable-diffusion-v1-5")
     count = {part: sum(p.numel() for p in network.parameters()) for part, network in networks.items()}
     total = sum(count.values())
-    return f"{total:,} counted, {count['unet']:,} of them in the network", "confirmed" if abs(total / 1e9 - 1) < 0.1 else "not confirmed"
+    return f"{total:,} counted, {count['unet']:,} of them in the network", "confirmed" if abs(
+        total / 1e9 - 1
+    ) < 0.1 else "not confirmed"
 
 
 def _near_half(run):
@@ -64,7 +69,10 @@ def _marginal(run):
 def _slower(run):
     if _pair(run):
         slower = {model: rows.ratio[rows.verdict == "slower"] for model, rows in _published_changes(run).items()}
-        told = {model: f"slower at {listed(ratios)}" if len(ratios) else "slower at no ratio" for model, ratios in slower.items()}
+        told = {
+            model: f"slower at {listed(ratios)}" if len(ratios) else "slower at no ratio"
+            for model, ratios in slower.items()
+        }
         apart = [((ratios - MIDDLE).abs() > 0.1 + 1e-9).any() for ratios in slower.values()]
         return _each(told), "confirmed" if all(apart) else "confirmed for one model" if any(apart) else "not confirmed"
 
@@ -72,7 +80,10 @@ def _slower(run):
 def _bound(run):
     if _pair(run):
         rows = run.attention.set_index("model").loc[list(PUBLISHED)]
-        told = {row.Index: f"attention is {100 * row.share:.3g}% of the FLOPs of {row.parameters / 1e6:.1f} M parameters" for row in rows.itertuples()}
+        told = {
+            row.Index: f"attention is {100 * row.share:.3g}% of the FLOPs of {row.parameters / 1e6:.1f} M parameters"
+            for row in rows.itertuples()
+        }
         return _each(told), "attention's share, not the number of parameters, bounds the gain"
 
 
@@ -80,7 +91,11 @@ def _decay(run):
     if run.trained and len(run.fits):
         told = {f"{row.model}, {row.metric.upper()}": row.better for row in run.fits.itertuples()}
         forms = set(told.values())
-        verdict = {"exponential": "confirmed", "linear": "not confirmed: a line fits better"}.get(*forms) if len(forms) == 1 else "mixed"
+        verdict = (
+            {"exponential": "confirmed", "linear": "not confirmed: a line fits better"}.get(*forms)
+            if len(forms) == 1
+            else "mixed"
+        )
         return f"better fit {_each(told)}", verdict or "the two forms cannot be told apart"
 
 
@@ -121,6 +136,6 @@ def _each(told: dict[str, str]) -> str:
 
 
 CLAIMS = {
-    "parameters": _parameters, "billion": _billion, "near_half": _near_half, "marginal": _marginal, "slower": _slower, "bound": _bound,
-    "decay": _decay, "half": _half, "saved": _saved, "worth": _worth,
+    "parameters": _parameters, "billion": _billion, "near_half": _near_half, "marginal": _marginal,
+    "slower": _slower, "bound": _bound, "decay": _decay, "half": _half, "saved": _saved, "worth": _worth,
 }  # fmt: skip

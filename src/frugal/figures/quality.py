@@ -35,8 +35,9 @@ def quality_against_ratio(
         figure.legend(handles=[*handles, *_keys()], loc="outside lower center", ncols=4)
     n = decay[decay.ratio > 0].groupby(["model", "ratio"]).size().min()
     caption = (
-        f"Figure 5.2: mean over {n} images a ratio and its 95 % bootstrap interval, embedded weights. At ratio 0 the images are "
-        "identical (PSNR infinite), which no fit uses. Bands: quartiles of what two unrelated test faces, and a test face and its "
+        f"Figure 5.2: mean over {n} images a ratio and its 95% bootstrap interval, embedded weights. At ratio 0 "
+        "the images are identical (PSNR infinite), which no fit uses. Bands: quartiles of what two unrelated test faces, "
+        "and a test face and its "
         "reconstruction by the autoencoder alone, give."
     )
     return style.finish(figure, name, _in_words(decay), caption, about)
@@ -53,17 +54,23 @@ def against_the_data(baselines: pd.DataFrame, about: About, *, name: str = "05_f
                 shift = 0.012 * (place - (len(models) - 1) / 2)
                 rows = of_models[of_models.model_or_baseline == model].groupby("ratio")[metric]
                 places = rows.median().index + shift
-                axes.vlines(places, rows.quantile(0.25), rows.quantile(0.75), color=palette[model], linewidth=3, alpha=0.4)
+                axes.vlines(
+                    places, rows.quantile(0.25), rows.quantile(0.75), color=palette[model], linewidth=3, alpha=0.4
+                )
                 axes.plot(places, rows.median(), style.MARKERS[place], color=palette[model], label=model)
             _bands(axes, baselines, metric)
             style.ratio_axis(axes, of_models.ratio)
             axes.set(title=f"{label.split(',')[0]} to the data set", ylabel=label)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     ends = of_models.groupby(["model_or_baseline", "ratio"]).psnr.median()
-    told = "; ".join(f"{model} {ends[model].iloc[0]:.1f} dB unmerged, {ends[model].iloc[-1]:.1f} dB at the highest ratio" for model in models)
+    told = "; ".join(
+        f"{model} {ends[model].iloc[0]:.1f} dB unmerged, {ends[model].iloc[-1]:.1f} dB at the highest ratio"
+        for model in models
+    )
     caption = (
         "Merged images against faces of the test set, which have nothing to do with them: medians and quartiles over "
-        f"{of_models.image.nunique()} images, embedded weights. Bands: two unrelated test faces, and a test face after the autoencoder alone."
+        f"{of_models.image.nunique()} images, embedded weights. Bands: two unrelated test faces, and a test face after "
+        "the autoencoder alone."
     )
     return style.finish(figure, name, f"PSNR and SSIM to the data set against ratio. {told}.", caption, about)
 
@@ -94,10 +101,10 @@ def _curves(axes, curves: pd.DataFrame, colour) -> None:
 def _bands(axes, baselines: pd.DataFrame, metric: str) -> None:
     alone = baselines[baselines.ratio.isna()].groupby("model_or_baseline")[metric]
     for (baseline, values), shade in zip(alone, ("#9e9e9e", "#c9a227", "#7a9e7e"), strict=False):
-        low, middle, high = values.quantile([0.25, 0.5, 0.75])
+        low, high = values.quantile([0.25, 0.75])
         axes.axhspan(low, high, color=shade, alpha=0.3, linewidth=0, zorder=0)
-        axes.annotate(baseline, (1, low), xycoords=("axes fraction", "data"), xytext=(-4, 2), textcoords="offset points",
-                      fontsize=8, ha="right", va="bottom", color=style.INK)  # fmt: skip
+        axes.annotate(baseline, (1, low), xycoords=("axes fraction", "data"), xytext=(-4, 2),
+                      textcoords="offset points", fontsize=8, ha="right", va="bottom", color=style.INK)  # fmt: skip
 
 
 def _keys() -> list:
@@ -114,16 +121,20 @@ def _in_words(decay: pd.DataFrame) -> str:
         first, last = ends.loc[model].iloc[0], ends.loc[model].iloc[-1]
         low, high = ends.loc[model].index[[0, -1]]
         told.append(
-            f"{model}: from {first.psnr:.1f} dB and SSIM {first.ssim:.2f} at {low:.0%} to {last.psnr:.1f} dB and {last.ssim:.2f} at {high:.0%}"
+            f"{model}: from {first.psnr:.1f} dB and SSIM {first.ssim:.2f} at {low:.0%} "
+            f"to {last.psnr:.1f} dB and {last.ssim:.2f} at {high:.0%}"
         )
     return f"PSNR and SSIM to the unmerged image against ratio. {'; '.join(told)}."
 
 
 def trajectories(steps: pd.DataFrame, about: About, *, name: str = "05_section_4.3_trajectories") -> Drawn:
-    """Section 4.3: PSNR and SSIM between merged and unmerged trajectory at every step (model, ratio, step, image, psnr, ssim)."""
+    """Section 4.3: PSNR and SSIM between merged and unmerged trajectory at every step, from `decay.trajectories`."""
     models, ratios = list(steps.model.unique()), sorted(ratio for ratio in steps.ratio.unique() if ratio > 0)
     shades = dict(zip(ratios, seaborn.color_palette("viridis", len(ratios) + 1), strict=False))  # not its faint last
-    with style.canvas(len(models), 2, size=(9.2, 2.7 * len(models) + 0.5), sharex="row", squeeze=False) as (figure, grid):
+    with style.canvas(len(models), 2, size=(9.2, 2.7 * len(models) + 0.5), sharex="row", squeeze=False) as (
+        figure,
+        grid,
+    ):
         for row, model in zip(grid, models, strict=True):
             for axes, (metric, label) in zip(row, METRICS.items(), strict=True):
                 finite = steps[(steps.model == model) & np.isfinite(steps[metric])]
@@ -135,7 +146,9 @@ def trajectories(steps: pd.DataFrame, about: About, *, name: str = "05_section_4
     ends = steps[(steps.step == steps.step.max()) & (steps.ratio > 0)].groupby(["model", "ratio"]).ssim.mean()
     told = "; ".join(f"{model} {words.span(ends[model], '{:.2f}'.format)}" for model in models)
     caption = (
-        "The image as the network sees it at each step (its estimate of the clean image), merged against unmerged from the same noise: "
-        f"means over {steps.image.nunique()} images, embedded weights."
+        "The image as the network sees it at each step (its estimate of the clean image), merged against unmerged from "
+        f"the same noise: means over {steps.image.nunique()} images, embedded weights."
     )
-    return style.finish(figure, name, f"Similarity at every denoising step; SSIM at the last, over the ratios: {told}.", caption, about)
+    return style.finish(
+        figure, name, f"Similarity at every denoising step; SSIM at the last, over the ratios: {told}.", caption, about
+    )

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from . import style
 from .style import About, Drawn
+from .words import listed
 
 
 def merged_patches(image: Tensor, ratio: float, side: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """An image [3, H, W] cut into patches of `side` pixels that are merged as tokens: the image seen after merging, and the
-    group of each patch, int64 [H / side, W / side].
+    """An image [3, H, W] cut into patches of `side` pixels that are merged as tokens: what is seen after merging, and
+    the group of each patch, int64 [H / side, W / side].
 
     Nothing attends to anything here, so that merging alone is seen: the patches of a group show their mean.
     """
@@ -35,7 +36,9 @@ def merged_patches(image: Tensor, ratio: float, side: int = 4, seed: int = 0) ->
     return seen[0], groups.long().view(grid)
 
 
-def merging(image: Tensor, about: About, *, ratios=(0.0, 0.25, 0.5, 0.75), side: int = 4, name: str = "05_merging") -> Drawn:
+def merging(
+    image: Tensor, about: About, *, ratios=(0.0, 0.25, 0.5, 0.75), side: int = 4, name: str = "05_merging"
+) -> Drawn:
     """The idea in one picture: a face as patches, and the same patches after merging a growing share of them."""
     with style.canvas(1, len(ratios), size=(9.2, 2.75)) as (figure, grid):
         for axes, ratio in zip(grid, ratios, strict=True):
@@ -44,13 +47,13 @@ def merging(image: Tensor, about: About, *, ratios=(0.0, 0.25, 0.5, 0.75), side:
             _borders(axes, groups, side)
             axes.set_title(f"{ratio:.0%} merged: {len(groups.unique())} tokens", fontsize=9.5)
     alt = (
-        f"A drawn face cut into {groups.numel()} patches, and with {', '.join(f'{r:.0%}' for r in ratios if r)} of them merged: "
+        f"A drawn face cut into {groups.numel()} patches, and with {listed([r for r in ratios if r])} of them merged: "
         "borders vanish in flat areas first, and features blur last."
     )
     caption = (
-        "Token merging on the patches of one face of the test set. In each cell of the grid one random patch stays; the patches "
-        "that are most similar to one that stays are averaged with it. A line separates patches that are not merged with each "
-        "other. No network is involved."
+        "Token merging on the patches of one face of the test set. In each cell of the grid one random patch stays; the "
+        "patches that are most similar to one that stays are averaged with it. A line separates patches that are not "
+        "merged with each other. No network is involved."
     )
     return style.finish(figure, name, alt, caption, about)
 
@@ -70,8 +73,8 @@ def merged_samples(subjects, ratios, seeds, *, steps: int = 25, method: str = "t
     `subjects`: of an `experiments.Run`. Each sheet is kept as a picture beside the figures, under a name made of all it
     depends on, so that drawing again samples nothing.
     """
-    from ..methods import matching, merging, samplers
     from ..measure import records
+    from ..methods import matching, merging, samplers
 
     source, found = records.source_hash(merging, matching, samplers), {}
     for subject in subjects:
@@ -100,7 +103,9 @@ def _read(file: Path, count: int) -> Tensor:
     return torch.stack(whole.chunk(count, dim=-1))
 
 
-def examples(images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, *, name: str = "05_figure_5.3") -> Drawn:
+def examples(
+    images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, *, name: str = "05_figure_5.3"
+) -> Drawn:
     """Figure 5.3: the same seeds at every ratio; `images`: {model: {ratio: [n, 3, H, W] in [0, 1]}}."""
     models, ratios, seeds = list(images), sorted(next(iter(images.values()))), list(seeds)
     rows = [(model, k) for model in models for k in range(len(seeds))]
@@ -115,7 +120,8 @@ def examples(images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, 
         for axes, ratio in zip(grid[0], ratios, strict=True):
             axes.set_title(f"{ratio:.0%}", fontsize=9.5)
     caption = (
-        f"As the thesis's figure 5.3: images of the same {len(seeds)} seeds at each ratio of merged tokens, not selected, embedded weights."
+        f"As the thesis's figure 5.3: images of the same {len(seeds)} seeds at each ratio of merged tokens, not "
+        "selected, embedded weights."
     )
     alt = (
         f"A grid of generated faces: for {' and '.join(models)} one row a seed ({', '.join(map(str, seeds))}), "
@@ -127,7 +133,10 @@ def examples(images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, 
 def beside_data(samples: Mapping[str, Tensor], about: About, *, columns: int = 8, name: str = "05_samples") -> Drawn:
     """Sheets of samples beside real images, equally many of each; `samples`: {title: [n, 3, H, W] in [0, 1]}."""
     n = min(map(len, samples.values()))
-    with style.canvas(1, len(samples), size=(9.2, 9.2 / len(samples) * np.ceil(n / columns) / columns + 0.5)) as (figure, grid):
+    with style.canvas(1, len(samples), size=(9.2, 9.2 / len(samples) * np.ceil(n / columns) / columns + 0.5)) as (
+        figure,
+        grid,
+    ):
         for axes, (title, images) in zip(np.atleast_1d(grid), samples.items(), strict=True):
             _show(axes, _tiled(images[:n], columns))
             axes.set_title(title)

@@ -1,4 +1,4 @@
-"""How every figure looks, and what goes with it: alternative text, caption, device, and a watermark where it is no result.
+"""How every figure looks, and what goes with it: alternative text, caption, device, a watermark where it is no result.
 
 The panel is white on purpose: one picture that reads alike on a light page, on a dark one and in print.
 """
@@ -52,7 +52,7 @@ class About:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A finished figure; displayed, it brings its alternative text and its caption along and is saved under `folder()`."""
+    """A finished figure; displayed, it brings alternative text and caption along and is saved under `folder()`."""
 
     name: str
     figure: Figure
@@ -115,7 +115,16 @@ def finish(figure: Figure, name: str, alt: str, caption: str, about: About) -> D
     figure.supxlabel(device, fontsize=7.5, color=FAINT, x=0.995, ha="right")
     if about.scale == "smoke":
         figure.text(
-            0.5, 0.5, SMOKE, fontsize=3.7 * figure.get_figwidth(), color="#c1121f", alpha=0.35, rotation=18, ha="center", va="center", zorder=99
+            0.5,
+            0.5,
+            SMOKE,
+            fontsize=3.7 * figure.get_figwidth(),
+            color="#c1121f",
+            alpha=0.35,
+            rotation=18,
+            ha="center",
+            va="center",
+            zorder=99,
         )
         caption = f"{SMOKE[0].upper()}{SMOKE[1:]}. {caption}"
     return Drawn(name, figure, alt, f"{caption} {device}")
@@ -125,7 +134,9 @@ def colours(models) -> dict[str, tuple]:
     """A colour for each model: the pixel models' blue, the latent models' orange, others in turn."""
     found, rest = {}, iter(PALETTE[2:])
     for model in models:
-        kind = [i for i, word in enumerate(("ddpm", "ldm")) if word in model.lower() and PALETTE[i] not in found.values()]
+        kind = [
+            i for i, word in enumerate(("ddpm", "ldm")) if word in model.lower() and PALETTE[i] not in found.values()
+        ]
         found[model] = PALETTE[kind[0]] if kind else next(rest)
     return found
 
@@ -141,4 +152,6 @@ def ratio_axis(axes, ratios) -> None:
 
 
 def percent_axis(axis) -> None:
-    axis.set_major_formatter(lambda value, _: "0%" if abs(value) < 1e-9 else f"{100 * value:+.3g}%".replace("-", "\u2212"))
+    axis.set_major_formatter(
+        lambda value, _: "0%" if abs(value) < 1e-9 else f"{100 * value:+.3g}%".replace("-", "\u2212")
+    )

@@ -18,29 +18,38 @@ def set_up(run, about: About) -> str:
     """The thesis's experiments beside those of an `experiments.Run`: its chapter 5, and what it leaves unsaid."""
     timed = [share.subject.title["model"] for share in run.shares]
     trained = [subject.title["model"] for subject in run.trained]
-    found, whole = versions(), ", ".join(f"{share.rounds} rounds of {share.subject.title['model']}" for share in run.shares)
-    quality = f"{', '.join(trained)}; {run.images} images x {run.steps} steps" if trained else "not measured: random weights"
+    found = {"Python" if name == "python" else name: version for name, version in versions().items()}
+    software = ", ".join(f"{name} {found[name]}" for name in ("Python", "torch", "diffusers", "tomesd"))
+    seeds = f"{run.request.seed} to {run.request.seed + run.images - 1}"
+    whole = ", ".join(f"{share.rounds} rounds of {share.subject.title['model']}" for share in run.shares)
+    quality = (
+        f"{', '.join(trained)}; {run.images} images x {run.steps} steps" if trained else "not measured: random weights"
+    )
     ratios = ", ".join(f"{ratio:.0%}" for ratio in run.ratios)
     timed_as = f"single steps, interleaved: {whole}; scaled to 200 steps"
     if run.scale.times_large:
         timed_as = f"{run.scale.timed_images} images x {run.scale.timed_steps} steps, every iteration on the clock"
-    composed = "; large networks whole at a few ratios, the others composed from their layers" if any(s.layer_ratios for s in run.shares) else ""
+    composed = (
+        "; large networks whole at a few ratios, the others composed from their layers"
+        if any(s.layer_ratios for s in run.shares)
+        else ""
+    )
     rows = [
         ("hardware", "Google Colab, NVIDIA T4 (5.1)", about.device),
-        ("software", "Python 3.10, diffusers 0.21.4 (5.1)", f"Python {found['python']}, PyTorch {found['torch']}, diffusers {found['diffusers']}, tomesd {found['tomesd']}"),
-        ("data", "CelebA-HQ at 256x256, 30,000 images (5.3)", "none for times; drawn faces at 64x64, test range, for quality"),
+        ("software", "Python 3.10, diffusers 0.21.4 (5.1)", software),
+        ("data", "CelebA-HQ at 256x256, 30,000 images (5.3)", "none for times; drawn faces, 64x64, for quality"),
         ("models timed", "DDPM, 113 M parameters; LDM, 274 M (5.3)", ", ".join(timed)),
         ("quality", "Stable Diffusion v1-5, 20 images x 200 steps (5.4, 5.6)", quality),
         ("ratios", "0 to 90% in steps of 10 (5.2)", ratios + composed),
         ("times", "100 images x 200 steps at each ratio (figure 5.1)", timed_as),
-        ("on the clock", "first iteration to the end of the 200th, decoding outside (5.2)", "the same; decoding timed apart and given beside"),
+        ("on the clock", "first to end of the 200th iteration, decoding outside (5.2)", "the same; decoding given beside"),
         ("statistic", "mean per image", "mean, median, quartiles, and the smallest detectable effect"),
         ("compared with", "the data set (5.2), the unmerged image of the same seed (5.4)", "both"),
         ("scheduler", "not stated", "DDIM, eta 0"),
         ("batch", "not stated", "1 for times, up to 16 for quality"),
         ("precision", "not stated", "float32"),
         ("prompts, guidance", "not stated", "none: the models are not conditioned"),
-        ("seeds", "the same for all ratios, not stated which (5.4)", f"{run.request.seed} to {run.request.seed + run.images - 1}"),
+        ("seeds", "the same for all ratios, not stated which (5.4)", seeds),
         ("attention", "not stated", "PyTorch's fused scaled_dot_product_attention, merged or not"),
         ("warm-up", "not stated", "one run of everything, not counted"),
         ("merging in DDPM and LDM", "not stated", f"method {run.request.method}, every self-attention layer"),
@@ -50,7 +59,11 @@ def set_up(run, about: About) -> str:
 
 def saved_and_lost(effects: pd.DataFrame, quality: pd.DataFrame) -> str:
     """What merging saves beside what it costs, for the models of which both were measured."""
-    means = quality.assign(psnr=quality.psnr.replace(np.inf, np.nan)).groupby(["model", "ratio"])[["psnr", "ssim", "tokens_before", "tokens_after"]].mean()
+    means = (
+        quality.assign(psnr=quality.psnr.replace(np.inf, np.nan))
+        .groupby(["model", "ratio"])[["psnr", "ssim", "tokens_before", "tokens_after"]]
+        .mean()
+    )
     rows = []
     for row in effects.itertuples():
         if (row.model, row.ratio) in means.index:
@@ -68,5 +81,11 @@ def noop(found: pd.DataFrame) -> str:
          f"{row.tokens_before} to {row.tokens_after} ({1 - row.tokens_after / row.tokens_before:.0%})")
         for row in found.itertuples()
     ]  # fmt: skip
-    head = ["diffusers", "ratio asked", "UNet2DModel: modules patched", "its output", "transformer block: tokens (removed)"]
+    head = [
+        "diffusers",
+        "ratio asked",
+        "UNet2DModel: modules patched",
+        "its output",
+        "transformer block: tokens (removed)",
+    ]
     return markdown(head, rows)

@@ -15,14 +15,16 @@ IMAGES = 100  # the thesis's unit of time is 100 images
 
 
 def effects(times: pd.DataFrame) -> pd.DataFrame:
-    """`timing.changes` of these times, one row a model and ratio: the whole network's where it was measured, else composed."""
+    """`timing.changes`, one row a model and ratio: the whole network's where it was measured, else composed."""
     found = timing.changes(times).sort_values("kind", ascending=False)  # "measured" before "composed"
     found = found.drop_duplicates(["model", "ratio"]).sort_values("ratio")
-    return found.sort_values("model", key=lambda model: model.map(list(times.model.unique()).index), kind="stable", ignore_index=True)
+    return found.sort_values(
+        "model", key=lambda model: model.map(list(times.model.unique()).index), kind="stable", ignore_index=True
+    )
 
 
 def reference() -> pd.DataFrame:
-    """The shipped rounds of whole networks, measured on other machines, scaled to an image: columns as there, and device."""
+    """The shipped rounds of whole networks, from other machines: the columns of `timing.image_seconds`, and device."""
     rows = []
     for record in records.load_shipped():
         if record.name == "network" and record.asked["divisor"] == 1:
@@ -43,7 +45,7 @@ def time_against_ratio(
     steps: int = 200,
     reference: pd.DataFrame | None = None,  # shipped measurements of other machines: the same columns, and device
 ) -> Drawn:  # fmt: skip
-    """Figure 5.1 (a), (b): seconds of an image against the ratio, from zero, and beside it the change that merging makes."""
+    """Figure 5.1 (a), (b): seconds of an image against the ratio, and beside them the change that merging makes."""
     models, changes = list(times.model.unique()), effects(times)
     palette = style.colours(models)
     with style.canvas(len(models), 2, size=(9.2, 3.4 * len(models) + 0.4), squeeze=False) as (figure, grid):
@@ -60,11 +62,14 @@ def time_against_ratio(
     told = " ".join(f"{model}: {words.effect(rows)}" for model, rows in changes.groupby("model", sort=False))
     rounds = times[times.kind == "measured"].groupby(["model", "ratio"])["round"].nunique()
     composed = "; hollow: composed from the times of its attention layers" if (times.kind == "composed").any() else ""
-    unit = "scaled from single steps, interleaved rounds" if times.scaled.any() else "every iteration on the clock, images"
+    unit = (
+        "scaled from single steps, interleaved rounds" if times.scaled.any() else "every iteration on the clock, images"
+    )
     caption = (
-        f"{title}: time of the {steps} steps of an image, decoding left out, {' and '.join(times.weights.unique())} weights; "
+        f"{title}: time of the {steps} steps of an image, decoding left out, {weights_of(times)} weights; "
         f"{unit}: {rounds.min()} or more. Filled: the whole network timed{composed}. "
-        "Points on the left are means, dashes medians, bars interquartile ranges; on the right medians of the rounds and their 95% bootstrap intervals. Grey: "
+        "Points on the left are means, dashes medians, bars interquartile ranges; on the right medians of the rounds and "
+        "their 95% bootstrap intervals. Grey: "
         "smaller than the smallest detectable change, so not distinguishable from zero."
     )
     return style.finish(figure, name, f"{title}. {told}", caption, about)
@@ -98,7 +103,11 @@ def _relative(axes, found: pd.DataFrame, colour) -> None:
 
 def _reference(axes, reference: pd.DataFrame | None, model: str) -> None:
     """Shipped measurements as series of their own: crosses, dashed, the device in the legend."""
-    rows = reference[reference.model == model] if reference is not None and len(reference) else pd.DataFrame({"device": []})
+    rows = (
+        reference[reference.model == model]
+        if reference is not None and len(reference)
+        else pd.DataFrame({"device": []})
+    )
     for colour, (device, series) in zip(style.PALETTE[2:], rows.groupby("device"), strict=False):
         found = effects(series)
         axes.plot(found.ratio, found.change, "x--", color=colour, linewidth=1, label=f"shipped reference: {device}")
@@ -121,7 +130,7 @@ def models_compared(
     name: str = "05_figure_6.1",
     steps: int = 200,
 ) -> Drawn:  # fmt: skip
-    """Figure 6.1: a pixel and a latent model on the same axes at every ratio, and the latent one's share of the other's time."""
+    """Figure 6.1: a pixel and a latent model on the same axes at every ratio, and the latent one's share of the time."""
     pixel, latent = times.model.unique()
     palette = style.colours([pixel, latent])
     decoding = float(decode[decode.model == latent].seconds.median())
@@ -132,9 +141,13 @@ def models_compared(
             for kind, rows in times[times.model == model].groupby("kind"):
                 look = {} if kind == "measured" else HOLLOW
                 seconds = rows.groupby("ratio").seconds.mean()
-                absolute.plot(seconds, marker, color=palette[model], label=model if kind == "measured" else None, **look)
+                absolute.plot(
+                    seconds, marker, color=palette[model], label=model if kind == "measured" else None, **look
+                )
         absolute.plot(middle[latent] + decoding, ":", color=palette[latent], label=f"{latent}, decoding included")
-        absolute.set(title="time of one image", ylabel=f"seconds for one image of {steps} steps", ylim=(0, 1.35 * middle.max()))
+        absolute.set(
+            title="time of one image", ylabel=f"seconds for one image of {steps} steps", ylim=(0, 1.35 * middle.max())
+        )
         absolute.legend(loc="upper left", ncols=1)
         share.plot(without, "s-", color=palette[latent], label="steps alone")
         share.plot(including, ":", color=palette[latent], label="with decoding")
@@ -147,23 +160,28 @@ def models_compared(
             style.ratio_axis(axes, times.ratio)
     span = f"{without.min():.0%} to {without.max():.0%} ({including.min():.0%} to {including.max():.0%} with decoding)"
     alt = f"{title}. {latent} takes {span} of the time of {pixel} over all ratios."
+    scaled = ", scaled from single steps" if times.scaled.any() else ""
     caption = (
-        f"{title}: mean seconds of an image of {steps} steps{', scaled from single steps' if times.scaled.any() else ''}, "
-        f"{' and '.join(times.weights.unique())} weights; filled markers measured, hollow composed. "
+        f"{title}: mean seconds of an image of {steps} steps{scaled}, "
+        f"{weights_of(times)} weights; filled markers measured, hollow composed. "
         f"Right: medians of {latent} over {pixel}, with the thesis's two statements as lines. "
         f"Decoding an image adds {decoding:.2g} s to the latent model and nothing to the pixel model."
     )
     return style.finish(figure, name, alt, caption, about)
 
 
+def weights_of(table: pd.DataFrame) -> str:
+    return " and ".join(table.weights.unique())
+
+
 def _claims(axes) -> None:
-    for level, text in ((0.5, "5.5: “almost half the time”"), (0.25, "6.1: “more than 75% saved” would be below")):
+    for level, text in ((0.5, "5.5: “almost half the time”"), (0.25, "6.1: “more than 75% saved” lies below")):
         axes.axhline(level, color=style.INK, linewidth=1, linestyle="--")
         axes.annotate(text, (0, level), xytext=(4, 3), textcoords="offset points", fontsize=8.5)
 
 
 def iteration_times(iterations: pd.DataFrame, about: About, *, name: str = "05_section_4.3_iterations") -> Drawn:
-    """Section 4.3: the time of each denoising iteration as a distribution, by model and ratio (model, ratio, step, seconds)."""
+    """Section 4.3: the time of each denoising iteration as a distribution, from `timing.iterations`."""
     import seaborn
 
     models = list(iterations.model.unique())
@@ -176,13 +194,16 @@ def iteration_times(iterations: pd.DataFrame, about: About, *, name: str = "05_s
             look = {"order": ratios, "color": palette[model], "ax": axes}
             seaborn.violinplot(rows, x="label", y="ms", inner=None, cut=0, linewidth=0, alpha=0.35, **look)
             seaborn.boxplot(rows, x="label", y="ms", width=0.22, fliersize=2.5, linewidth=1, **look)
-            axes.set(title=model, xlabel="ratio of tokens removed", ylabel="milliseconds of an iteration", ylim=(0, None))
+            axes.set(
+                title=model, xlabel="ratio of tokens removed", ylabel="milliseconds of an iteration", ylim=(0, None)
+            )
             axes.grid(axis="x", visible=False)
     middle = 1000 * iterations.groupby(["model", "ratio"]).seconds.median()
     told = "; ".join(f"{model} {words.span(middle[model], '{:.3g}'.format)} ms over the ratios" for model in models)
     counted = iterations.groupby(["model", "ratio"]).size()
     caption = (
-        f"Time of each denoising iteration ({counted.min()} a ratio), embedded weights: the width of a shape is how often a "
+        f"Time of each denoising iteration ({counted.min()} a ratio), {weights_of(iterations)} weights: the width of a "
+        "shape is how often a "
         "time occurs, the box spans the quartiles."
     )
     return style.finish(figure, name, f"Distribution of iteration times. Medians: {told}.", caption, about)
@@ -194,7 +215,9 @@ def peak_memory(memory: pd.DataFrame, about: About, *, name: str = "05_section_4
     palette, rows = style.colours(models), memory.groupby(["model", "ratio"]).bytes.median() / 2**20
     with style.canvas(1, len(models), size=(9.2, 3.1), squeeze=False) as (figure, grid):
         for axes, model in zip(grid[0], models, strict=True):
-            bars = axes.bar([f"{ratio:.0%}" for ratio in rows[model].index], rows[model], color=palette[model], width=0.6)
+            bars = axes.bar(
+                [f"{ratio:.0%}" for ratio in rows[model].index], rows[model], color=palette[model], width=0.6
+            )
             axes.bar_label(bars, fmt="%.4g", fontsize=8)
             axes.set(title=model, xlabel="ratio of tokens removed", ylabel="peak memory of a step, MiB")
             axes.margins(y=0.15)
@@ -202,7 +225,7 @@ def peak_memory(memory: pd.DataFrame, about: About, *, name: str = "05_section_4
     told = "; ".join(f"{model} {words.span(rows[model], '{:.4g}'.format)} MiB" for model in models)
     caption = (
         f"Peak memory of one network step above what is loaded (fresh process on a CPU, allocator on CUDA), "
-        f"{' and '.join(memory.weights.unique())} weights."
+        f"{weights_of(memory)} weights."
     )
     return style.finish(figure, name, f"Peak memory by ratio: {told}.", caption, about)
 
@@ -221,5 +244,5 @@ def attention_bound(shares: pd.DataFrame, about: About, *, name: str = "05_atten
         axes.grid(visible=False)
         figure.legend(loc="outside upper center", ncols=2)
     told = "; ".join(f"{row.model} {100 * row.share:.3g}%" for row in shares.itertuples())
-    caption = "FLOPs inside attention modules, projections included, counted without running the networks (a property of the architecture)."
+    caption = "FLOPs inside attention modules, projections included: a property of the architecture, counted, not run."
     return style.finish(figure, name, f"Attention's share of the FLOPs: {told}.", caption, about)

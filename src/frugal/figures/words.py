@@ -36,7 +36,11 @@ def bullets(lines: dict[str, str]) -> str:
 def effect(found: pd.DataFrame) -> str:
     """What merging did to one model's time, from the rows of `times.effects`."""
     smallest, real = found.detectable.iloc[0], found[found.verdict != UNSURE]
-    start = f"These rounds would find a change of {percent(smallest)} or more. " if np.isfinite(smallest) else "The rounds are too few to tell. "
+    start = (
+        f"These rounds would find a change of {percent(smallest)} or more. "
+        if np.isfinite(smallest)
+        else "The rounds are too few to tell. "
+    )
     if real.empty:
         asked = f"any of the {len(found)} ratios" if len(found) > 1 else f"a ratio of {listed(found.ratio)}"
         return f"{start}The change at {asked} is {UNSURE}."
@@ -60,6 +64,8 @@ def near_half(found: pd.DataFrame) -> str:
     """Whether one model's times agree with the thesis's "faster near 50 % only, slower away from it"."""
     inside = found.ratio.between(NEAR_HALF[0] - 1e-9, NEAR_HALF[1] + 1e-9)
     faster, slower = (found.verdict == verdict for verdict in ("faster", "slower"))
+    if not np.isfinite(found.detectable).all():
+        return "open: the rounds are too few to tell"
     if not (faster | slower).any():
         return "not seen: no ratio changes the time by as much as could be told from zero"
     if (faster & inside).any() and slower[~inside].any() and not faster[~inside].any():
@@ -68,6 +74,11 @@ def near_half(found: pd.DataFrame) -> str:
     parts = [f"slower at {listed(found.ratio[slower])}" if slower.any() else "no ratio is slower"]
     parts.append(f"fastest at {best.ratio:.0%}" if faster.any() else "no ratio is faster")
     return f"not seen: {', '.join(parts)}"
+
+
+def readings(found: pd.DataFrame) -> str:
+    """`near_half` of each model, from `times.effects`."""
+    return bullets({model: near_half(rows) for model, rows in found.groupby("model", sort=False)})
 
 
 def compared(times: pd.DataFrame, decode: pd.DataFrame) -> str:
@@ -97,8 +108,8 @@ def holds(at: pd.Series) -> str:
 def bound(shares: pd.DataFrame) -> str:
     """The bound on any attention method (Amdahl 1967), from `experiments.attention_share`."""
     return bullets({
-        row.model: f"attention is {100 * row.share:.3g}% of the FLOPs of its {row.parameters / 1e6:.1f} M parameters; were it "
-        f"free, a step would be at most {row.bound:.3f} times as fast, if time followed FLOPs."
+        row.model: f"attention is {100 * row.share:.3g}% of the FLOPs of its {row.parameters / 1e6:.1f} M parameters; "
+        f"were it free, a step would be at most {row.bound:.3f} times as fast, if time followed FLOPs."
         for row in shares.itertuples()
     })  # fmt: skip
 
@@ -110,10 +121,13 @@ def decay(fits: pd.DataFrame) -> str:
     lines = {}
     for row in fits.itertuples():
         unit = " dB" if row.metric == "psnr" else ""
-        errors = f"a ratio left out is missed by {row.error_exponential:.2g}{unit} (exponential) and {row.error_linear:.2g}{unit} (linear)"
+        missed = f"{row.error_exponential:.2g}{unit} (exponential) and {row.error_linear:.2g}{unit} (linear)"
+        errors = f"a ratio left out is missed by {missed}"
         sure = "cannot be told apart" if row.better == "not distinguishable" else f"the {row.better} fits better"
         difference = f"the difference is {row.advantage:+.2g}{unit}, 95% interval {row.low:+.2g} to {row.high:+.2g}"
-        shape = f"The exponential's rate is {row.c:.2g}: the fall {'flattens' if row.c > 0 else 'steepens'} with the ratio."
+        shape = (
+            f"The exponential's rate is {row.c:.2g}: the fall {'flattens' if row.c > 0 else 'steepens'} with the ratio."
+        )
         lines[f"{row.model}, {row.metric.upper()}"] = f"{sure}: {errors}; {difference}. {shape}".replace("-", "\u2212")
     return bullets(lines)
 
@@ -129,14 +143,16 @@ def against_the_data(changes: pd.DataFrame) -> str:
 
 
 def noop(found: pd.DataFrame) -> str:
-    """What tomesd does to a network without transformer blocks, and to ratios above its cap, from `experiments.noop`."""
+    """What tomesd does to a UNet2DModel, and to ratios above its cap, from `experiments.noop`."""
     lines = {}
     for (series, diffusers), rows in found.groupby(["series", "diffusers"], sort=False):
         same = "bit-identical" if rows.identical.all() else "changed"
         removed = 1 - (rows.tokens_after / rows.tokens_before).min()
         most = f"{rows.ratio.max():.0%} asked of a network that it does patch removes {removed:.0%} of the tokens"
         where = "measured here" if series == "here" else "shipped record"
-        lines[f"diffusers {diffusers} ({where})"] = f"{rows.patched.sum()} modules of a UNet2DModel patched, output {same}; {most}."
+        lines[f"diffusers {diffusers} ({where})"] = (
+            f"{rows.patched.sum()} modules of a UNet2DModel patched, output {same}; {most}."
+        )
     return bullets(lines)
 
 
@@ -144,9 +160,9 @@ def forecast(found: dict[str, float]) -> str:
     """How long a run will take, before it begins, from `experiments.forecast`."""
     if not found["cells"]:
         return f"All {found['all']} measurements were made here before: this run reads them."
-    minutes = found["seconds"] / 60
+    minutes, disk = found["seconds"] / 60, max(found["disk"] / 2**20, 0.1)
     time = f"{minutes:.0f} min" if minutes >= 2 else f"{found['seconds']:.0f} s"
     return (
-        f"About {time}, {found['memory'] / 2**30:.1f} GiB of memory and {max(found['disk'] / 2**20, 0.1):.1f} MiB of disk: "
+        f"About {time}, {found['memory'] / 2**30:.1f} GiB of memory and {disk:.1f} MiB of disk: "
         f"{found['cells']:.0f} of {found['all']:.0f} measurements are still to be made."
     )

@@ -16,7 +16,12 @@ import torch
 
 from . import records
 
-THESIS_VERSIONS = {"diffusers": "0.21.4", "huggingface_hub": "0.25.0", "transformers": "<4.45", "numpy": "<2"}  # and tomesd
+THESIS_VERSIONS = {
+    "diffusers": "0.21.4",
+    "huggingface_hub": "0.25.0",
+    "transformers": "<4.45",
+    "numpy": "<2",
+}  # and tomesd
 NOOP_RATIOS = (0.1, 0.5, 0.7, 0.75, 0.8, 0.9)
 IMAGES_A_ROUND = 512
 AT_LEAST = 1000  # faces a second on one core
@@ -71,7 +76,11 @@ def noop_here(scale: str = "quick") -> records.Record:
 
 def noop_there() -> records.Record:
     """The same record made under the thesis's diffusers, in a virtual environment that is removed afterwards."""
-    wanted = {"diffusers": THESIS_VERSIONS["diffusers"], "tomesd": importlib.metadata.version("tomesd"), "ratios": NOOP_RATIOS}
+    wanted = {
+        "diffusers": THESIS_VERSIONS["diffusers"],
+        "tomesd": importlib.metadata.version("tomesd"),
+        "ratios": NOOP_RATIOS,
+    }
     about = {"scale": "quick", "source": (noop_probe, tiny_network)}
     if found := records.find("count", "noop", wanted, **about):
         return found
@@ -90,7 +99,11 @@ def probe_with(python: str) -> None:
     from .. import paths
 
     source = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {"PYTHONPATH": source, "FRUGAL_RESULTS": str(paths.results()), "FRUGAL_RUN": records.run()}
+    environment = os.environ | {
+        "PYTHONPATH": source,
+        "FRUGAL_RESULTS": str(paths.results()),
+        "FRUGAL_RUN": records.run(),
+    }
     command = "from frugal.measure import bench; bench.noop_here()"
     subprocess.run([python, "-c", command], check=True, capture_output=True, env=environment)
 
@@ -127,12 +140,19 @@ def noop_probe() -> dict:
             tomesd.apply_patch(conditional, ratio=ratio)
             [first, *_] = [module for module in conditional.modules() if type(module).__name__ == "ToMeBlock"]
             seen = []
-            handle = first.attn1.register_forward_pre_hook(lambda _, arguments, seen=seen: seen.append(arguments[0].shape[1]))
+            handle = first.attn1.register_forward_pre_hook(
+                lambda _, arguments, seen=seen: seen.append(arguments[0].shape[1])
+            )
             conditional(noise, 500, words)
             handle.remove()
             tomesd.remove_patch(conditional)
             after.append(seen[0])
-    counts = {"unet2d_patched": patched, "unet2d_identical": identical, "tokens_before": [16 * 16], "tokens_after": after}
+    counts = {
+        "unet2d_patched": patched,
+        "unet2d_identical": identical,
+        "tokens_before": [16 * 16],
+        "tokens_after": after,
+    }
     return {name: {"unit": "count", "values": values} for name, values in counts.items()}
 
 
@@ -140,9 +160,18 @@ def tiny_network(kind: str) -> torch.nn.Module:
     """A small UNet2DModel or UNet2DConditionModel for 16x16 inputs with attention, any version of diffusers, fixed weights."""
     import diffusers
 
-    sizes = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "block_out_channels": (16, 32), "layers_per_block": 1}
+    sizes = {
+        "sample_size": 16,
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+    }
     if kind == "UNet2DModel":
-        blocks = {"down_block_types": ("AttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D")}
+        blocks = {
+            "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+        }
         options = blocks | {"attention_head_dim": 8}
     else:
         down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")

@@ -22,7 +22,7 @@ def blur(images: Tensor, sigma: float) -> Tensor:
     radius = int(3 * sigma + 0.5)
     if not radius:
         return images
-    kernel = torch.exp(-torch.arange(-radius, radius + 1.0) ** 2 / (2 * sigma**2))
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
     images = conv2d(pad(images, (radius, radius, 0, 0), "replicate"), kernel, groups=3)
     return conv2d(pad(images, (0, 0, radius, radius), "replicate"), kernel.transpose(2, 3), groups=3)
@@ -39,10 +39,14 @@ def swapped(attribute: str, n: int, first: int = 0) -> Tensor:
         images, masks = faces.draw_batch(p, SIZE, masks=True)
         a, b = slice(0, 256), slice(256, 512)
         place = (masks[a, region] | masks[b, region]).unsqueeze(1)
-        change = ((images[a] - images[b]).square().mean(1, keepdim=True) * place).sum((1, 2, 3)) / place.sum((1, 2, 3)).clamp(min=1)
+        change = ((images[a] - images[b]).square().mean(1, keepdim=True) * place).sum((1, 2, 3)) / place.sum(
+            (1, 2, 3)
+        ).clamp(min=1)
         seen = faces.visible_mask(p, attribute)
         apart = torch.hypot(p["x"][a] - p["x"][b], p["y"][a] - p["y"][b]) * SIZE
-        wanted = seen[a] & seen[b] & (p[attribute][a] != p[attribute][b]) & (change.sqrt() >= VISIBLE) & (apart >= APART)
+        wanted = (
+            seen[a] & seen[b] & (p[attribute][a] != p[attribute][b]) & (change.sqrt() >= VISIBLE) & (apart >= APART)
+        )
         found.append(torch.where(place, images[b], images[a])[wanted])
         if sum(map(len, found)) >= n:
             break

@@ -30,7 +30,14 @@ def decay_cells(
     subject.require_trained("PSNR or SSIM")
     seeds = tuple(range(seed, seed + images))
     for ratio in ratios:
-        asked = {"ratio": ratio, "method": method, "steps": steps, "seeds": seeds, "watched": watched, "sampler": "ddim"}
+        asked = {
+            "ratio": ratio,
+            "method": method,
+            "steps": steps,
+            "seeds": seeds,
+            "watched": watched,
+            "sampler": "ddim",
+        }
         function = partial(_compare, subject, ratio, method, steps, seeds, watched)
         runs = 2 if ratio == 0 else 1  # the unmerged images are sampled with the first
         source = (*SOURCE, _compare, _watch) + ((faces, drawing) if has_faces(subject) else ())
@@ -111,7 +118,9 @@ def quality_decay(
     for subject, cell, found in _measured(models, ratios, images, steps, seed, watched, method, scale, device):
         counts = {name: int(found[name][0]) for name in ("layers", "tokens_before", "tokens_after")}
         for image, psnr, ssim in zip(cell.asked["seeds"], found["psnr"], found["ssim"], strict=True):
-            rows.append(subject.title | {"ratio": cell.asked["ratio"], "image": image, "psnr": psnr, "ssim": ssim} | counts)
+            rows.append(
+                subject.title | {"ratio": cell.asked["ratio"], "image": image, "psnr": psnr, "ssim": ssim} | counts
+            )
     columns = ["model", "weights", "ratio", "image", "psnr", "ssim", "layers", "tokens_before", "tokens_after"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -140,7 +149,16 @@ def baseline_cells(subject: Subject | None, images: int, seed: int) -> Iterator[
         subject, function = _DATA, partial(_unrelated, images, seed)
     else:
         function = partial(_reconstructed, subject, images, seed)
-    source = (faces, drawing, _unrelated, _reconstructed, zoo.Model.decode, zoo.Model.encode, quality.psnr, quality.ssim)
+    source = (
+        faces,
+        drawing,
+        _unrelated,
+        _reconstructed,
+        zoo.Model.decode,
+        zoo.Model.encode,
+        quality.psnr,
+        quality.ssim,
+    )
     yield Cell("quality", "baseline", subject, asked, function, source, overhead=2 * COMPARING * images)
 
 

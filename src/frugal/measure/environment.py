@@ -4,11 +4,10 @@ import functools
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
-from pathlib import Path
 
 from frugal import paths
+from frugal.machine import cpu_name
 
 LIBRARIES = ("torch", "diffusers", "transformers", "tomesd")
 
@@ -52,24 +51,15 @@ def _device(device: str) -> dict:
     kind, cores = torch.device(device).type, os.cpu_count()
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
-    machine = {"kind": kind, "name": _cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
+    machine = {"kind": kind, "name": cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
     machine |= {"memory": _memory(), "system": f"{platform.system()} {platform.release()} {platform.machine()}"}
     if kind == "cuda":
         machine |= {
             "name": torch.cuda.get_device_name(device),
             "memory": torch.cuda.get_device_properties(device).total_memory,
         }
-        machine["host"] = _cpu_name()  # Python's share of a step runs there
+        machine["host"] = cpu_name()  # Python's share of a step runs there
     return machine
-
-
-@functools.cache
-def _cpu_name() -> str:
-    try:
-        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        named = None
-    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..methods.samplers import sample
-from ..models import cards, faces, training, zoo
+from ..models import cards, faces, recipes, zoo
 from . import corruptions, judge, quality
 
 SIZE, SAMPLES, STEPS = 64, 256, 25
@@ -94,7 +94,7 @@ def judge_marks() -> list[Mark]:
 
 
 def vae_marks() -> list[Mark]:
-    vae, data = training.frozen_vae("cpu"), faces.Faces("test", SIZE)
+    vae, data = recipes.frozen_vae("cpu"), faces.Faces("test", SIZE)
     truth, images = data.parameters(range(1000)), data.images(range(1000))
     rebuilt = reconstruct(vae, images)
     marks = [Mark("PSNR of test faces, dB", float(quality.psnr(images, rebuilt).mean()), 31)]
@@ -117,12 +117,17 @@ def generator_marks(name: str, accepted: float, blur: float) -> list[Mark]:
     data = faces.Faces("test", SIZE)
     real, others = data.images(range(SAMPLES)), data.images(range(SAMPLES, 2 * SAMPLES))
     reference, read = data.parameters(range(4000)), judge.parameters(images)
-    kid = lambda a: quality.kid(judge.features(a), judge.features(real)).value  # noqa: E731
+    kid = lambda a: quality.kid(judge.features(a), judge.features(real)).value
     return [
         Mark("accepted by the judge", judge.accepts(images).float().mean().item(), accepted),
         Mark("largest difference of a marginal", farthest_marginal(read, reference), 0.15, at_least=False),
         Mark("the same, real against real", farthest_marginal(data.parameters(range(4000, 4000 + SAMPLES)), reference)),
-        Mark(f"KID, below test faces blurred by {blur:g} px", kid(images), kid(corruptions.blur(others, blur)), at_least=False),
+        Mark(
+            f"KID, below test faces blurred by {blur:g} px",
+            kid(images),
+            kid(corruptions.blur(others, blur)),
+            at_least=False,
+        ),
         Mark("KID, real against real", kid(others)),
         Mark("diversity (mean distance of pairs)", diversity(read)),
         Mark("diversity of test faces", diversity(data.parameters(range(SAMPLES)))),

@@ -59,7 +59,8 @@ class Run:
     def network(self) -> pd.DataFrame:
         """`network_times` of all models, then `composed_times` where layers were timed."""
         whole = [
-            network_times([s.subject], s.network_ratios, s.rounds, divisor=s.divisor, **self._common) for s in self.shares
+            network_times([s.subject], s.network_ratios, s.rounds, divisor=s.divisor, **self._common)
+            for s in self.shares
         ]
         measured = pd.concat(whole, ignore_index=True)
         composed = composed_times(measured, self.layers)
@@ -80,7 +81,9 @@ class Run:
     @cached_property
     def seconds(self) -> pd.DataFrame:
         """`image_seconds` of the thesis's 200 steps: generated on the clock where the scale does so, else scaled from steps."""
-        generated = image_seconds(self.iterations) if self.scale.times_large else image_seconds(self.iterations.iloc[:0])
+        generated = (
+            image_seconds(self.iterations) if self.scale.times_large else image_seconds(self.iterations.iloc[:0])
+        )
         scaled = image_seconds(self.network)
         scaled = scaled[~scaled.model.isin(generated.model)]
         return pd.concat([part for part in (generated, scaled) if len(part)], ignore_index=True)
@@ -96,7 +99,12 @@ class Run:
     def iterations(self) -> pd.DataFrame:
         """`iterations` of the small networks, at thesis scale of all."""
         return iterations(
-            self._sampled, self.ratios, self.scale.timed_images, self.scale.timed_steps, seed=self.request.seed, **self._common
+            self._sampled,
+            self.ratios,
+            self.scale.timed_images,
+            self.scale.timed_steps,
+            seed=self.request.seed,
+            **self._common,
         )
 
     @property
@@ -173,7 +181,9 @@ class Run:
             if s.subject.latent:
                 yield from timing.decode_cells(s.subject, scale.decode_rounds, s.divisor)
         for s in self._weighed:
-            yield from footprint.memory_cells(s.subject, sweep(scale.memory_ratios, self.request.ratio), method, s.divisor)
+            yield from footprint.memory_cells(
+                s.subject, sweep(scale.memory_ratios, self.request.ratio), method, s.divisor
+            )
         for subject in self._sampled:
             yield from timing.iteration_cells(subject, self.ratios, scale.timed_images, scale.timed_steps, method, seed)
         for subject in self.trained:
@@ -199,7 +209,11 @@ def attention_share(models, *, scale="quick", device="auto") -> pd.DataFrame:
 
 
 def _attention_share(subject: Subject) -> dict:
-    found = {"parameters": (subject.parameters, "count"), "flops": (subject.flops, "FLOP"), "share": (subject.attention, "1")}
+    found = {
+        "parameters": (subject.parameters, "count"),
+        "flops": (subject.flops, "FLOP"),
+        "share": (subject.attention, "1"),
+    }
     return {name: {"unit": unit, "values": [value]} for name, (value, unit) in found.items()}
 
 
@@ -213,7 +227,10 @@ def noop(scale: str = "quick") -> pd.DataFrame:
     here, rows = bench.noop_here(scale), []
     shipped = [record for record in records.load_shipped() if record.name == "noop"]
     for record in [here, *(other for other in shipped if other.asked["diffusers"] != here.asked["diffusers"])]:
-        values, whole = record.values, {"series": record.series, **{k: record.asked[k] for k in ("diffusers", "tomesd")}}
+        values, whole = (
+            record.values,
+            {"series": record.series, **{k: record.asked[k] for k in ("diffusers", "tomesd")}},
+        )
         for k, ratio in enumerate(record.asked["ratios"]):
             patched, identical = int(values["unet2d_patched"][k]), bool(values["unet2d_identical"][k])
             tokens = {"tokens_before": int(values["tokens_before"][0]), "tokens_after": int(values["tokens_after"][k])}

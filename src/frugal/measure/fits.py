@@ -42,7 +42,11 @@ def curves(fits: pd.DataFrame, ratios=None) -> pd.DataFrame:
             pd.DataFrame({"model": fit.model, "metric": fit.metric, "form": form, "ratio": ratios, "value": values})
             for form, values in forms.items()
         ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model", "metric", "form", "ratio", "value"])
+    return (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame(columns=["model", "metric", "form", "ratio", "value"])
+    )
 
 
 def _row(table: pd.DataFrame, seed: int) -> dict:

@@ -23,7 +23,13 @@ from .corruptions import blur
 SIZE = 64
 SOFTEN = 0.7  # pixels of blur on both sides of a comparison: what is misplaced counts, not a softness nobody sees
 REGIONS = ("eyes", "mouth", "glasses", "hair", "hat", "patch", "whole")
-COLOUR_REGIONS = {"skin_rgb": "skin", "hair_rgb": "hair", "hat_rgb": "hat", "background_rgb": "background", "shirt_rgb": "shirt"}
+COLOUR_REGIONS = {
+    "skin_rgb": "skin",
+    "hair_rgb": "hair",
+    "hat_rgb": "hat",
+    "background_rgb": "background",
+    "shirt_rgb": "shirt",
+}
 
 
 def check(images: Tensor) -> Tensor:
@@ -80,7 +86,9 @@ def parameters(images: Tensor) -> dict[str, Tensor]:
 @torch.inference_mode()
 def render(p: dict[str, Tensor], masks: bool = False):
     """Draw a parameter batch in small pieces (quicker: they stay in cache): images [n, 3, 64, 64], with masks on request."""
-    pieces = [faces.draw_batch({k: v[i : i + 32] for k, v in p.items()}, SIZE, masks) for i in range(0, len(p["x"]), 32)]
+    pieces = [
+        faces.draw_batch({k: v[i : i + 32] for k, v in p.items()}, SIZE, masks) for i in range(0, len(p["x"]), 32)
+    ]
     return tuple(map(torch.cat, zip(*pieces, strict=True))) if masks else torch.cat(pieces)
 
 

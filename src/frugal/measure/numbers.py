@@ -44,12 +44,17 @@ def _network(table: pd.DataFrame) -> dict:
 
 def _seconds(table: pd.DataFrame) -> dict:
     measured = table[table.ratio == 0]
-    found = {f"{slug(model)}_image_seconds": s for model, s in measured[measured.kind == "measured"].groupby("model").seconds.mean().items()}
+    found = {
+        f"{slug(model)}_image_seconds": s
+        for model, s in measured[measured.kind == "measured"].groupby("model").seconds.mean().items()
+    }
     return found | {"image_steps": int(table.steps.iloc[0])}
 
 
 def _decode(table: pd.DataFrame) -> dict:
-    return {f"{slug(model)}_decode_seconds": seconds for model, seconds in table.groupby("model").seconds.median().items()}
+    return {
+        f"{slug(model)}_decode_seconds": seconds for model, seconds in table.groupby("model").seconds.median().items()
+    }
 
 
 def _detectable(table: pd.DataFrame) -> dict:
@@ -64,7 +69,11 @@ def _changes(table: pd.DataFrame) -> dict:
         best = rows.loc[rows.change.idxmin()]
         at = rows.set_index("ratio")
         name = slug(model)
-        found |= {f"{name}_best_ratio": best.ratio, f"{name}_best_change": best.change, f"{name}_best_verdict": best.verdict}
+        found |= {
+            f"{name}_best_ratio": best.ratio,
+            f"{name}_best_change": best.change,
+            f"{name}_best_verdict": best.verdict,
+        }
         found |= {f"{name}_told_apart": int((rows.verdict != "not distinguishable from zero").sum())}
         if MIDDLE in at.index:
             middle = at.loc[MIDDLE]
@@ -130,7 +139,10 @@ def _noop(table: pd.DataFrame) -> dict:
         found[f"{version}_tokens_{percent(row.ratio)}"] = row.tokens_after
     for diffusers, rows in table.groupby("diffusers"):
         version = f"noop_{diffusers.replace('.', '_')}"
-        found |= {f"{version}_patched": rows.patched.sum(), f"{version}_output": "identical" if rows.identical.all() else "changed"}
+        found |= {
+            f"{version}_patched": rows.patched.sum(),
+            f"{version}_output": "identical" if rows.identical.all() else "changed",
+        }
     return found | {"noop_patched": int(table.patched.sum())}
 
 

@@ -30,13 +30,17 @@ def network_cells(subject: Subject, ratios: Iterable[float], rounds: int, method
     @cache
     def prepare():
         arguments, options = step_input(subject.model.unet, divisor, subject.model.device)
-        return torch.inference_mode()(partial(subject.model.unet, *arguments, **options)), _contexts(subject, ratios, method)
+        return torch.inference_mode()(partial(subject.model.unet, *arguments, **options)), _contexts(
+            subject, ratios, method
+        )
 
     run = _Rounds(prepare, subject)
     asked = {"ratios": ratios, "method": method, "batch": 1, "timestep": TIMESTEP, "divisor": divisor}
     for k in range(rounds):
         steps = len(ratios) * (1 + (k == 0)) / divisor**2
-        yield Cell("time", "network", subject, asked | {"round": k}, partial(run, k), (*MERGING, cost.interleaved), steps)
+        yield Cell(
+            "time", "network", subject, asked | {"round": k}, partial(run, k), (*MERGING, cost.interleaved), steps
+        )
 
 
 def layer_cells(subject: Subject, ratios: Iterable[float], rounds: int, method: str, divisor: int) -> Iterator[Cell]:
@@ -68,7 +72,9 @@ def decode_cells(subject: Subject, rounds: int, divisor: int) -> Iterator[Cell]:
     @cache
     def prepare():
         channels, height, width = subject.model.latent_shape
-        latents = torch.randn(1, channels, height // divisor, width // divisor, generator=torch.Generator().manual_seed(0))
+        latents = torch.randn(
+            1, channels, height // divisor, width // divisor, generator=torch.Generator().manual_seed(0)
+        )
         return partial(subject.model.decode, latents.to(subject.model.device)), {"decode": contextlib.nullcontext}
 
     run = _Rounds(prepare, subject)
@@ -120,7 +126,9 @@ def network_times(
             seconds = cell.measure(scale).values
             for ratio in cell.asked["ratios"]:
                 value = float(seconds[_label(ratio)][0])
-                rows.append(subject.title | {"ratio": ratio, "round": cell.asked["round"], "seconds": value, "kind": "measured"})
+                rows.append(
+                    subject.title | {"ratio": ratio, "round": cell.asked["round"], "seconds": value, "kind": "measured"}
+                )
     return pd.DataFrame(rows, columns=["model", "weights", "ratio", "round", "seconds", "kind"])
 
 
@@ -262,8 +270,14 @@ def changes(times: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     smallest = detectable(times).set_index(["model", "weights"]).effect
-    base = times[(times.ratio == 0) & (times.kind == "measured")].set_index(["model", "weights", "round"]).seconds.sort_index()
-    for (model, weights, ratio, kind), group in times[times.ratio > 0].groupby(["model", "weights", "ratio", "kind"], sort=False):
+    base = (
+        times[(times.ratio == 0) & (times.kind == "measured")]
+        .set_index(["model", "weights", "round"])
+        .seconds.sort_index()
+    )
+    for (model, weights, ratio, kind), group in times[times.ratio > 0].groupby(
+        ["model", "weights", "ratio", "kind"], sort=False
+    ):
         paired = base[model, weights].reindex(group["round"]).to_numpy()
         found, effect = cost.paired_interval(paired, group.seconds.to_numpy()), float(smallest[model, weights])
         sure = abs(found.value) >= effect and (found.low > 0 or found.high < 0)  # never where effect is nan

@@ -23,7 +23,14 @@ def read(name: str) -> dict:
 
 def blank(name: str) -> dict:
     """The card of a network that has not been trained yet."""
-    return {"name": name, "data": "frugal.models.faces, train split", "steps": 0, "images": 0, "seconds": 0.0, "loss": []}
+    return {
+        "name": name,
+        "data": "frugal.models.faces, train split",
+        "steps": 0,
+        "images": 0,
+        "seconds": 0.0,
+        "loss": [],
+    }
 
 
 def write(name: str, card: dict) -> None:

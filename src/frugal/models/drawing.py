@@ -12,23 +12,35 @@ REGIONS = ("background", "shirt", "skin", "hair", "eyes", "mouth", "glasses", "h
 
 # One row a value of the attribute, in the order of `faces.ATTRIBUTES`.
 EYES = torch.tensor([[-0.080, 0.080], [-0.036, 0.040], [0.005, 0.062]])  # round, narrow, closed: upper and lower lid
-MOUTH = torch.tensor([[-0.005, 0.110], [-0.080, 0.005], [-0.030, 0.030], [-0.055, 0.105]])  # smiling, sad, calm, surprised
+MOUTH = torch.tensor(
+    [[-0.005, 0.110], [-0.080, 0.005], [-0.030, 0.030], [-0.055, 0.105]]
+)  # smiling, sad, calm, surprised
 GLASSES = torch.tensor([[0.0, 0.10, 0.0], [1.0, 0.118, 0.0], [1.0, 0.024, 0.0], [1.0, 0.07, 1.0]])  # worn, corner, dark
 # worn | crown: half-width, half-height, corner | brim: shift, half-width, half-height | pompom radius
-HAT = torch.tensor([
-    [0.0, 0.20, 0.10, 0.05, 0.00, 0.20, 0.030, 0.001],  # none
-    [1.0, 0.27, 0.125, 0.12, 0.14, 0.27, 0.030, 0.001],  # cap: the brim looks to one side
-    [1.0, 0.27, 0.150, 0.145, 0.00, 0.295, 0.050, 0.065],  # beanie
-    [1.0, 0.20, 0.170, 0.02, 0.00, 0.36, 0.032, 0.001],  # top hat
-])
+HAT = torch.tensor(
+    [
+        [0.0, 0.20, 0.10, 0.05, 0.00, 0.20, 0.030, 0.001],  # none
+        [1.0, 0.27, 0.125, 0.12, 0.14, 0.27, 0.030, 0.001],  # cap: the brim looks to one side
+        [1.0, 0.27, 0.150, 0.145, 0.00, 0.295, 0.050, 0.065],  # beanie
+        [1.0, 0.20, 0.170, 0.02, 0.00, 0.36, 0.032, 0.001],  # top hat
+    ]
+)
 # front hair, its growth beyond the head, curls | back hair: present, half-width, corner, lower end
-HAIR = torch.tensor([
-    [0.0, 0.00, 0.000, 0.0, 0.20, 0.10, 0.10],  # bald
-    [1.0, 0.035, 0.000, 0.0, 0.20, 0.10, 0.10],  # short
-    [1.0, 0.05, 0.022, 1.0, 0.390, 0.30, 0.26],  # curly
-    [1.0, 0.03, 0.000, 1.0, 0.340, 0.20, 0.52],  # long
-])
-INK, WHITE, SHADES, LIPS, TONGUE = (0.10, 0.09, 0.12), (0.99, 0.99, 0.97), (0.12, 0.13, 0.20), (0.62, 0.09, 0.13), (0.97, 0.52, 0.52)
+HAIR = torch.tensor(
+    [
+        [0.0, 0.00, 0.000, 0.0, 0.20, 0.10, 0.10],  # bald
+        [1.0, 0.035, 0.000, 0.0, 0.20, 0.10, 0.10],  # short
+        [1.0, 0.05, 0.022, 1.0, 0.390, 0.30, 0.26],  # curly
+        [1.0, 0.03, 0.000, 1.0, 0.340, 0.20, 0.52],  # long
+    ]
+)
+INK, WHITE, SHADES, LIPS, TONGUE = (
+    (0.10, 0.09, 0.12),
+    (0.99, 0.99, 0.97),
+    (0.12, 0.13, 0.20),
+    (0.62, 0.09, 0.13),
+    (0.97, 0.52, 0.52),
+)
 
 
 def ellipse(u: Tensor, v: Tensor, rx: Tensor, ry: Tensor) -> Tensor:
@@ -59,18 +71,18 @@ def layers(p: dict[str, Tensor], size: int) -> list[tuple[str, Tensor, Tensor]]:
     `p` holds one entry a parameter: long [n] for attributes, float [n] for geometry, float [n, 3] for colours.
     """
     n, device = len(p["x"]), p["x"].device
-    number = lambda value: torch.as_tensor(value, device=device).expand(n).view(n, 1, 1)  # noqa: E731
-    rows = lambda table, name: table.to(device)[p[name]].T.reshape(-1, n, 1, 1)  # noqa: E731
-    paint = lambda rgb: torch.tensor(rgb, device=device).expand(n, 3)  # noqa: E731
+    number = lambda value: torch.as_tensor(value, device=device).expand(n).view(n, 1, 1)
+    rows = lambda table, name: table.to(device)[p[name]].T.reshape(-1, n, 1, 1)
+    paint = lambda rgb: torch.tensor(rgb, device=device).expand(n, 3)
     x, y, s, spacing = (number(p[k]) for k in ("x", "y", "scale", "spacing"))
     rx, ry = 0.290 * number(p["width"]), number(0.320)
     centres = (torch.arange(size, device=device) + 0.5) / size
     u, v = (centres.view(1, 1, -1) - 0.5 - x) / s, (centres.view(1, -1, 1) - 0.56 - y) / s
     side = u.abs() - spacing  # measured from the nearer eye
-    cover = lambda inside: (inside * (size * s) + 0.5).clamp(0, 1)  # a ramp one pixel wide  # noqa: E731
+    cover = lambda inside: (inside * (size * s) + 0.5).clamp(0, 1)  # a ramp one pixel wide
     skin, hair, hat = p["skin_rgb"], p["hair_rgb"], p["hat_rgb"]
     out: list[tuple[str, Tensor, Tensor]] = []
-    add = lambda region, coverage, colour: out.append((region, coverage, colour))  # noqa: E731
+    add = lambda region, coverage, colour: out.append((region, coverage, colour))
 
     front, growth, curl, back, back_half, corner, end = rows(HAIR, "hair_style")
     ripple = curl * torch.sin(u * 42) * torch.sin(v * 42 + 0.8)
@@ -93,7 +105,11 @@ def layers(p: dict[str, Tensor], size: int) -> list[tuple[str, Tensor, Tensor]]:
 
     upper, lower = rows(EYES, "eyes")
     open_ = (upper < 0).float()
-    add("eyes", cover(lens(side, v, number(0.088), upper, lower)), torch.lerp(paint(INK), paint(WHITE), open_.view(n, 1)))
+    add(
+        "eyes",
+        cover(lens(side, v, number(0.088), upper, lower)),
+        torch.lerp(paint(INK), paint(WHITE), open_.view(n, 1)),
+    )
     inner = open_ * cover(lens(side, v, number(0.088), upper, lower) - 0.004)
     look = u - torch.sign(u) * spacing - number(p["gaze"])
     add("eyes", inner * cover(ellipse(look, v, number(0.042), number(0.050))), paint(INK))

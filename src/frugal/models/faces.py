@@ -209,7 +209,12 @@ class Faces(Dataset):
 
     def images(self, indices) -> Tensor:
         """Images of many faces at once: float32 [n, 3, size, size] in [0, 1]."""
-        return torch.cat([draw_batch(self.parameters(part), self.size) for part in np.array_split(np.asarray(indices), -(-len(indices) // 32))])
+        return torch.cat(
+            [
+                draw_batch(self.parameters(part), self.size)
+                for part in np.array_split(np.asarray(indices), -(-len(indices) // 32))
+            ]
+        )
 
     def __getitem__(self, k: int) -> dict:
         p = self.parameters(k + self.length if k < 0 else k)

@@ -34,7 +34,9 @@ class FacesReader(ModelMixin, ConfigMixin):
             width = c
         self.stages = nn.Sequential(*stages)
         side = 64 // 2 ** len(channels)
-        self.squeeze = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Flatten(), nn.Linear(width * side**2, features), nn.SiLU())
+        self.squeeze = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Flatten(), nn.Linear(width * side**2, features), nn.SiLU()
+        )
         self.logits = nn.Linear(features, sum(LOGITS.values()))
         self.numbers = nn.Linear(features, len(GEOMETRY) + 3 * len(COLOURS))
 
@@ -61,6 +63,10 @@ def reading_loss(read: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
         seen = visible_mask(truth, "eyes").to(loss.device) & (truth["eyes"] != 2) if name == "gaze" else True
         loss = loss + 6 * (((read[name].float() - truth[name]) / (high - low)).abs() * seen).mean()
     for name, (attribute, *_) in COLOURS.items():
-        seen = visible_mask(truth, attribute).to(loss.device) if attribute in HIDES else torch.ones(len(truth["x"]), device=loss.device)
+        seen = (
+            visible_mask(truth, attribute).to(loss.device)
+            if attribute in HIDES
+            else torch.ones(len(truth["x"]), device=loss.device)
+        )
         loss = loss + 6 * ((read[name].float() - truth[name]).abs().mean(1) * seen).mean()
     return loss

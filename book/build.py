@@ -1,0 +1,138 @@
+"""Builds the book: runs chapters, lays them beside the prose, calls Jupyter Book, and reports what a build cost.
+
+    python book/build.py run notebooks/05_experiments.ipynb     one chapter into _build/notebooks
+    python book/build.py site                                   staging tree -> _build/html
+    python book/build.py report                                 seconds against budgets, points measured
+
+`make book` calls all three. With --output FOLDER everything goes to FOLDER/_build, as the tests' smoke run does.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from frugal import notebook as notebooks
+from frugal.measure import records
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ("image/png", "image/svg+xml", "image/jpeg")
+
+
+def run_chapter(source: Path, build: Path, scale: str) -> None:
+    """Execute a chapter at this scale; its measurements are kept in this build's own records."""
+    os.environ.update(FRUGAL_RESULTS=str(build / "records"), FRUGAL_CHAPTER=source.stem)
+    print(f"{source.stem} at scale={scale}", flush=True)
+    notebooks.check(source, {"scale": scale})
+    notebooks.run(source, build / "notebooks" / source.name, {"scale": scale})
+
+
+def build_site(root: Path, build: Path) -> None:
+    """Stage and build all pages, warnings as errors: a page that pastes a number does not notice that it changed."""
+    for folder in (build / "staging", build / "html"):
+        shutil.rmtree(folder, ignore_errors=True)
+    stage(root, build)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "--all", "-W", "-n", "--keep-going", "--quiet"]
+    index = build / "html" / "index.html"
+    if subprocess.run([*command, "--path-output", build.parent, build / "staging"], check=False).returncode:
+        index.unlink(missing_ok=True)  # so that make builds it again
+        sys.exit("the site has warnings: they are above")
+    # Jupyter Book's redirect names no icon, and browsers then ask for one that is not there.
+    index.write_text(f'<link rel="icon" href="_static/face.svg">\n{index.read_text()}')
+
+
+def stage(root: Path, build: Path) -> None:
+    """Lay prose and executed chapters out as they lie in the repository, so that links to it are right."""
+    staging = build / "staging"
+    shutil.copytree(
+        root / "book", staging / "book", ignore=shutil.ignore_patterns("build.py", "__pycache__", "_toc.yml")
+    )
+    shutil.copy(root / "_config.yml", staging)
+    shutil.copy(root / "book" / "_toc.yml", staging)
+    (staging / "book" / "_records.md").write_text(record_table(build), encoding="utf-8")
+    (staging / "notebooks").mkdir()
+    for chapter in sorted((root / "notebooks").glob("*.ipynb")):
+        executed = build / "notebooks" / chapter.name
+        (staging / "notebooks" / chapter.name).write_text(with_alt_text(executed), encoding="utf-8")
+
+
+def with_alt_text(chapter: Path) -> str:
+    """The executed notebook with each figure's alternative text where MyST-NB looks for it: in its cell's metadata.
+
+    Raises ValueError for a figure that has none.
+    """
+    content = nbformat.read(chapter, as_version=4)
+    for number, cell in enumerate(content.cells):
+        images = [
+            (kind, output) for output in cell.get("outputs", []) for kind in IMAGES if kind in output.get("data", {})
+        ]
+        alts = {output.metadata.get(kind, {}).get("alt", "") for kind, output in images}
+        if images and (len(alts) > 1 or "" in alts):
+            raise ValueError(
+                f"{chapter.name}, cell {number}: got {sorted(alts)}, allowed is one alternative text a cell"
+            )
+        if images:
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alts.pop()}
+    return nbformat.writes(content)
+
+
+def record_table(build: Path) -> str:
+    """What was measured where, when and with which versions: one row for the records that share all of that."""
+    here = records.load_all(build / "records") if (build / "records").exists() else []
+
+    def row(record: records.Record) -> tuple:
+        device, versions = record.device, record.versions
+        where = f"{device.get('name')}, {device.get('threads')} threads, {device.get('dtype')}"
+        software = ", ".join(f"{library} {version}" for library, version in versions.items() if version)
+        origin = "this machine" if record.series == "here" else "shipped (reference series)"
+        return record.name, record.scale, origin, where, software, record.end[:10], (record.commit or "none")[:10]
+
+    rows = sorted(map(row, [*here, *records.load_shipped()]))
+    head = ["measurement", "records", "scale", "series", "device", "versions", "date", "commit"]
+    lines = [head, ["---"] * len(head)]
+    lines += [[name, str(len(list(same))), *rest] for (name, *rest), same in itertools.groupby(rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def report(build: Path) -> None:
+    """Print each chapter's seconds against its budget, and what the build's numbers rest on."""
+    os.environ.pop("FRUGAL_CHAPTER", None)
+    for chapter in sorted((build / "notebooks").glob("[!.]*.ipynb")):
+        metadata = nbformat.read(chapter, as_version=4).metadata
+        budget = metadata.get("frugal", {}).get("budget_seconds")
+        against = f"of a budget of {budget} s" if budget else "without a budget"
+        print(f"{chapter.stem}: {metadata.papermill.duration:.0f} s {against}")
+    print(f"site: {build / 'html' / 'index.html'}")
+    print(records.tally(build / "records"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout whose book is built")
+    parser.add_argument("--output", type=Path, help="the folder that holds _build; the checkout by default")
+    steps = parser.add_subparsers(dest="step", required=True)
+    run = steps.add_parser("run")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("--scale", default="quick", choices=["smoke", "quick", "thesis"])
+    steps.add_parser("site")
+    steps.add_parser("report")
+    asked = parser.parse_args()
+    build = (asked.output or asked.root).resolve() / "_build"
+    try:
+        if asked.step == "run":
+            run_chapter(asked.notebook, build, asked.scale)
+        elif asked.step == "site":
+            build_site(asked.root, build)
+        else:
+            report(build)
+    except (ValueError, notebooks.CellFailed) as failure:
+        sys.exit(str(failure))
+
+
+if __name__ == "__main__":
+    main()

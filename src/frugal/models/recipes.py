@@ -1,0 +1,140 @@
+"""What is trained and on which loss: one recipe a network, their schedules of noise."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from .. import paths
+from .faces import Faces
+from .reader import FacesReader, reading_loss
+
+SIZE = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    folder: str  # below models/embedded
+    build: Callable[[], nn.Module]
+    loss: Callable[
+        [nn.Module, dict[str, Tensor], Tensor], Tensor
+    ]  # network, parameters of a batch, its images in [-1, 1]
+    minutes: float  # default, on two CPU cores
+    batch: int
+    rate: float  # peak of the cosine learning rate
+    decay: float = 0.999  # of the moving average
+    half: bool = True  # whether the network computes in bfloat16
+
+
+def shifted_cosine(shift: float, steps: int = 1000) -> list[float]:
+    """Betas of the cosine schedule (arXiv 2102.09672) with its log signal-to-noise ratio lowered by 2 log(shift)
+    (arXiv 2301.11093): flat pictures stay legible under more noise than photographs do."""
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
+    logsnr = (-2 * torch.log(torch.tan(math.pi * t / 2)) - 2 * math.log(shift)).clamp(-9.5, 11)
+    alpha_bar = torch.sigmoid(logsnr)
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(1e-6, 0.999).tolist()
+
+
+def schedule(shift: float) -> DDPMScheduler:
+    return DDPMScheduler(
+        trained_betas=[round(b, 9) for b in shifted_cosine(shift)], prediction_type="v_prediction",
+        clip_sample=False, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+def reader_loss(reader: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    noise = 0.08 * torch.rand(len(images), 1, 1, 1, device=images.device)
+    return reading_loss(reader(images + noise * torch.randn_like(images)), parameters)
+
+
+def vae_loss(vae: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    """L1 of pixels and of image gradients, a small KL, and equivariance to halving the latents (arXiv 2502.09509)."""
+    learns_to_encode = vae.encoder.conv_in.weight.requires_grad
+    with torch.set_grad_enabled(learns_to_encode):
+        posterior = vae.encode(images).latent_dist
+    latents, target = posterior.sample(), images
+    if learns_to_encode and torch.rand(()) < 0.25:
+        latents, target = nn.functional.avg_pool2d(latents, 2), nn.functional.avg_pool2d(images, 2)
+    error = vae.decode(latents).sample.float() - target
+    edges = (error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()) / 2
+    return error.abs().mean() + error.square().mean() + edges + 2e-4 * posterior.kl().mean() / latents[0].numel()
+
+
+def velocity_loss(network: nn.Module, clean: Tensor, scheduler: DDPMScheduler) -> Tensor:
+    """Mean squared error of the velocity (arXiv 2202.00512), time steps stratified over the batch."""
+    n, steps = len(clean), scheduler.config.num_train_timesteps
+    t = ((torch.arange(n) + torch.rand(n)) / n * steps).long().clamp(max=steps - 1).to(clean.device)
+    noise = torch.randn_like(clean)
+    noisy = scheduler.add_noise(clean, noise, t)
+    return (network(noisy, t).sample.float() - scheduler.get_velocity(clean, noise, t)).square().mean()
+
+
+def pixel_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    return velocity_loss(network, images, SCHEDULES["faces-ddpm"])
+
+
+def latent_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    with torch.autocast(images.device.type, enabled=False):
+        latents = encode(frozen_vae(str(images.device)), images)
+    return velocity_loss(network, latents, SCHEDULES["faces-ldm"])
+
+
+_vaes: dict[str, AutoencoderKL] = {}
+
+
+def frozen_vae(device: str) -> AutoencoderKL:
+    if device not in _vaes:
+        _vaes[device] = AutoencoderKL.from_pretrained(paths.EMBEDDED / "faces-vae", torch_dtype=torch.float32)
+        _vaes[device].requires_grad_(False).to(device).eval()
+    return _vaes[device]
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Normalised latents [n, c, h, w] of images in [-1, 1], by the mean of the posterior."""
+    return (vae.encode(images).latent_dist.mean - vae.config.shift_factor) * vae.config.scaling_factor
+
+
+def build_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(32, 48, 64), latent_channels=4, layers_per_block=1, norm_num_groups=8, sample_size=SIZE,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def build_ddpm() -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(32, 32, 80, 128), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), attention_head_dim=16, norm_num_groups=8,
+    )  # fmt: skip
+
+
+def build_ldm() -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(64, 128, 192), layers_per_block=1,
+        down_block_types=("AttnDownBlock2D",) * 3, up_block_types=("AttnUpBlock2D",) * 3,
+        attention_head_dim=32, norm_num_groups=16,
+    )  # fmt: skip
+
+
+SCHEDULES = {"faces-ddpm": schedule(2.0), "faces-ldm": schedule(1.0)}
+RECIPES = {
+    "faces-reader": Recipe("faces-reader", FacesReader, reader_loss, minutes=15, batch=64, rate=2e-3, half=False),
+    "faces-vae": Recipe("faces-vae", build_vae, vae_loss, minutes=40, batch=8, rate=1.5e-3),
+    "faces-ddpm": Recipe("faces-ddpm/unet", build_ddpm, pixel_loss, minutes=180, batch=8, rate=1e-3),
+    "faces-ldm": Recipe("faces-ldm/unet", build_ldm, latent_loss, minutes=90, batch=16, rate=1e-3),
+}
+
+
+@torch.no_grad()
+def measure_latents(vae: AutoencoderKL, faces: int = 512) -> None:
+    """Give the autoencoder the shift and scale that bring latents of training faces to mean 0, standard deviation 1."""
+    images = 2 * Faces("train", SIZE).images(range(faces)) - 1
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(64)])
+    vae.register_to_config(
+        shift_factor=round(latents.mean().item(), 6), scaling_factor=round(1 / latents.std().item(), 6)
+    )

@@ -1,0 +1,99 @@
+import pandas as pd
+import pytest
+
+from frugal.figures import times as timing
+from frugal.figures import words
+
+
+def found(times, model):
+    table = timing.effects(times)
+    return table[table.model == model]
+
+
+def test_an_effect_inside_the_band_is_not_distinguishable_from_zero(times):
+    text = words.effect(found(times, "ddpm-celebahq-256"))
+    assert "any of the 9 ratios is not distinguishable from zero" in text and "less time" not in text
+
+
+def test_an_effect_outside_the_band_is_told_with_its_sign(times):
+    text = words.effect(found(times, "ldm-celebahq-256"))
+    assert "less time at" in text and "most at 90%: −9" in text and "more time" not in text
+    slower = times.assign(seconds=times.seconds * (1 + (times.ratio > 0.6)))
+    assert "more time at 70%, 80% and 90%" in words.effect(found(slower, "ldm-celebahq-256"))
+
+
+def test_the_thesis_s_reading_is_seen_only_where_it_is(times):
+    assert words.near_half(found(times, "ddpm-celebahq-256")).startswith("not seen: no ratio changes")
+    assert words.near_half(found(times, "ldm-celebahq-256")) == "not seen: no ratio is slower, fastest at 90%"
+    assert words.near_half(found(times[times["round"] < 3], "ldm-celebahq-256")).startswith("open")
+    valley = times.assign(seconds=600 * (1 + (times.ratio - 0.5).abs() - 0.2 * (times.ratio > 0)))
+    shifted = valley.assign(seconds=valley.seconds.where(valley.ratio > 0, 480))
+    flipped = shifted.assign(seconds=shifted.seconds.where(shifted.ratio != 0.5, 400) * (1 + 1e-3 * times["round"]))
+    assert words.near_half(found(flipped, "ldm-celebahq-256")).startswith("seen: faster at 50% only, slower at 10%")
+
+
+@pytest.mark.parametrize(
+    ("shares", "half", "saved"),
+    [
+        ([0.2, 0.22], "does not hold", "holds at every ratio"),
+        ([0.45, 0.5], "holds at every ratio", "does not hold"),
+        ([0.2, 0.5], "holds at some ratios", "holds at some ratios"),
+    ],
+)
+def test_the_thesis_s_two_statements_are_tested(shares, half, saved):
+    text = words.two_statements(pd.Series(shares))
+    assert f"(5.5, taken as 40 to 60%) {half}," in text and text.endswith(f"(6.1) {saved}")
+
+
+def test_the_latent_model_s_share_is_given_with_and_without_decoding(times, decode):
+    without, including = words.compared(times, decode).splitlines()
+    assert "without decoding" in without and "38% to 42%" in without
+    assert "with decoding" in including and "holds at some ratios" in including
+
+
+def test_numbers_are_rounded_for_reading():
+    assert [words.percent(x) for x in (0.1269, 0.007, 1.5)] == ["13%", "0.7%", "150%"]
+    assert words.percent(-0.031, signed=True) == "−3.1%" and words.listed([0.1, 0.2, 0.3]) == "10%, 20% and 30%"
+
+
+def test_the_bound_is_amdahl_s():
+    assert "at most 2.000 times" in words.bound(
+        pd.DataFrame({"model": ["half"], "parameters": [2e6], "share": [0.5], "bound": [2.0]})
+    )
+
+
+def test_a_run_says_beforehand_what_it_takes():
+    text = words.forecast({"seconds": 600.0, "memory": 2.0**31, "disk": 2.0**20, "cells": 3, "all": 4})
+    assert text.startswith("About 10 min, 2.0 GiB of memory and 1.0 MiB of disk: 3 of 4")
+    assert "reads them" in words.forecast({"seconds": 0.0, "memory": 0.0, "disk": 0.0, "cells": 0, "all": 4})
+
+
+def test_the_better_fit_is_named_only_where_the_data_can_tell():
+    row = {
+        "model": "m",
+        "metric": "psnr",
+        "error_exponential": 1.0,
+        "error_linear": 2.0,
+        "advantage": 1.0,
+        "low": 0.5,
+        "high": 1.5,
+        "c": 2.0,
+    }
+    assert "the exponential fits better" in words.decay(pd.DataFrame([row | {"better": "exponential"}]))
+    assert "cannot be told apart" in words.decay(pd.DataFrame([row | {"better": "not distinguishable"}]))
+    assert "too few" in words.decay(pd.DataFrame())
+
+
+def test_a_comparison_that_detects_nothing_says_so():
+    rows = pd.DataFrame(
+        {"model": "m", "quantity": "psnr", "ratio": [0.1, 0.9], "verdict": ["not distinguishable from zero", "lower"]}
+    )
+    assert "at 90%, of 2 ratios" in words.against_the_data(rows)
+    assert "at no ratio, of 1 ratio." in words.against_the_data(rows[:1])
+
+
+def test_the_no_op_is_told_per_version():
+    rows = pd.DataFrame({"series": "here", "diffusers": "0.21.4", "ratio": [0.5, 0.9], "patched": 0, "identical": True,
+                         "tokens_before": 256, "tokens_after": [128, 64]})  # fmt: skip
+    assert "0 modules of a UNet2DModel patched, output bit-identical; 90% asked" in words.noop(rows)
+    assert "removes 75%" in words.noop(rows)

@@ -1,0 +1,185 @@
+"""The command line: what is refused, in one line, and what a run writes and prints."""
+
+import subprocess
+import sys
+import types
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from frugal import cli, notebook, parameters, paths
+
+DEFAULTS = "ratio: float | None = None\nmodel = None\nmethod = 'tome'\nsteps = None\nseed = 0\nscale = 'quick'"
+CHECK = """from frugal import parameters
+
+asked = parameters.validate(ratio=ratio, model=model, steps=steps, seed=seed, scale=scale)
+print(f"merging {asked.ratio}, seed {asked.seed}")"""
+
+
+def write(path, *cells):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = new_notebook(metadata={"kernelspec": kernel})
+    content.cells = [new_code_cell(source, metadata={"tags": tags}) for source, tags in cells]
+    nbformat.write(content, path)
+    return path
+
+
+@pytest.fixture
+def chapter(tmp_path):
+    """A tiny notebook of chapter 5's name, which the command line therefore checks before it starts a kernel."""
+    return write(tmp_path / "05_experiments.ipynb", (DEFAULTS, ["parameters"]), (CHECK, []))
+
+
+@pytest.fixture
+def copied(chapter):
+    """The same under another name: only its own cell can refuse."""
+    return chapter.rename(chapter.with_name("copy.ipynb"))
+
+
+def frugal(capfd, *words):
+    """(exit code, standard output, lines of standard error) of a command."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in words])
+    captured = capfd.readouterr()
+    return ended.value.code or 0, captured.out, captured.err.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("ratio", "1.5", "from 0 to 0.9"),
+        ("ratio", "-0.1", "from 0 to 0.9"),
+        ("ratio", "abc", "from 0 to 0.9"),
+        ("ratio", "nan", "from 0 to 0.9"),
+        ("steps", "0", "from 1"),
+        ("steps", "2.5", "from 1"),
+        ("seed", "-1", "from 0"),
+        ("scale", "huge", "smoke, quick or thesis"),
+        ("method", "magic", "tome, tomesd"),
+        ("model", "faces-nobody", "faces-ddpm"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_one_line_and_exit_2(chapter, capfd, name, value, allowed):
+    code, _, lines = frugal(capfd, "run", chapter, "-p", name, value)
+    assert code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith(f"parameter {name}: got ") and value in lines[0] and allowed in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-p", "ration", "0.5"], "parameter ration: unknown"),
+        (["-p", "ratio"], "option -p: got ratio"),
+        (["-p"], "option -p: got nothing"),
+    ],
+)
+def test_an_unknown_parameter_or_half_a_pair_is_one_line_and_exit_2(chapter, capfd, words, told):
+    code, _, lines = frugal(capfd, "run", chapter, *words)
+    assert (code, len(lines)) == (2, 1) and lines[0].startswith(told)
+
+
+def test_an_unknown_notebook_is_one_line_and_exit_2(capfd, tmp_path):
+    code, _, lines = frugal(capfd, "run", tmp_path / "99_nothing.ipynb")
+    assert (code, len(lines)) == (2, 1) and lines[0].startswith("notebook: got")
+
+
+def test_a_run_shows_what_the_notebook_prints_and_writes_the_output(chapter, capfd, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    output = tmp_path / "runs" / "out.ipynb"
+    code, out, _ = frugal(capfd, "run", chapter, "-p", "ratio", "0.5", "-p", "seed", "3", output)
+    assert code == 0
+    assert "merging 0.5, seed 3" in out and str(output) in out
+    assert "papermill" in nbformat.read(output, as_version=4).metadata
+    assert not list(output.parent.glob("*.failed.ipynb")) and not list(elsewhere.iterdir())
+
+
+def test_a_failing_cell_ends_in_its_own_line_and_leaves_no_output(copied, capfd, tmp_path):
+    output = tmp_path / "out.ipynb"
+    code, _, lines = frugal(capfd, "run", copied, output, "-p", "ratio", "1.5")
+    assert code == 1
+    assert (
+        lines[-1]
+        == "ValueError: parameter ratio: got 1.5, allowed is a number from 0 to 0.9, or None for the sweep 0 .. 0.9"
+    )
+    assert not output.exists() and output.with_suffix(".failed.ipynb").exists()
+
+
+def test_papermill_itself_ends_in_the_same_clear_line(copied, tmp_path):
+    command = [sys.executable, "-m", "papermill", copied, tmp_path / "out.ipynb", "-p", "steps", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert (
+        ended.stderr.strip()
+        .splitlines()[-1]
+        .startswith("ValueError: parameter steps: got 0, allowed is a whole number from 1")
+    )
+
+
+def test_a_bare_name_finds_the_chapter_and_runs_are_kept_under_build(chapter, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "root", lambda: tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    moved = chapter.rename(tmp_path / "notebooks" / chapter.name)
+    assert notebook.find("05_experiments") == moved
+    assert notebook.default_output(moved) == tmp_path / "_build" / "runs" / chapter.name
+
+
+def test_without_a_checkout_the_installed_chapters_are_used(chapter, monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "root", lambda: None)
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    moved = chapter.rename(tmp_path / "notebooks" / chapter.name)
+    monkeypatch.chdir(tmp_path)
+    assert notebook.find("05_experiments") == moved
+    assert notebook.default_output(moved).parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.5", 0.5),
+        ("None", None),
+        ("3", 3),
+        ("True", True),
+        ("ldm-celebahq-256", "ldm-celebahq-256"),
+        ("a/b c", "a/b c"),
+    ],
+)
+def test_a_word_is_the_value_it_spells(text, value):
+    assert notebook.literal(text) == value
+
+
+def test_parameters_have_defaults_and_allow_hub_ids_and_folders(tmp_path):
+    assert parameters.validate().ratio is None
+    assert parameters.validate(ratio=0, model="someone/model").model == "someone/model"
+    assert parameters.validate(ratio=0.9, model=str(tmp_path)).ratio == 0.9
+    with pytest.raises(ValueError, match="^parameter ration: unknown, allowed are ratio, model"):
+        parameters.validate(ration=0.5)
+
+
+def stand_in(monkeypatch, name):
+    """A module in place of the real one, for commands that only hand their arguments on."""
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(name, module, raising=False)
+    return module
+
+
+@pytest.mark.parametrize(("reached", "code"), [(True, 0), (False, 1)])
+def test_evaluate_ends_with_1_where_a_mark_is_missed(capfd, monkeypatch, reached, code):
+    asked = []
+    stand_in(monkeypatch, "frugal.measure.evaluate").evaluate = lambda name: asked.append(name) or reached
+    assert frugal(capfd, "evaluate", "faces-ldm")[0] == code
+    assert asked == ["faces-ldm"]
+
+
+def test_train_and_export_hand_their_arguments_on(capfd, monkeypatch, tmp_path):
+    asked = []
+    stand_in(monkeypatch, "frugal.models.training").train = lambda *given, **named: asked.append((given, named))
+    stand_in(monkeypatch, "frugal.models.zoo").export = lambda *given: asked.append(given)
+    assert frugal(capfd, "train", "faces-ldm", "--minutes", "0.5", "--resume")[0] == 0
+    assert frugal(capfd, "export", "faces-ldm", tmp_path)[0] == 0
+    assert asked == [(("faces-ldm",), {"minutes": 0.5, "resume": True, "device": "auto"}), ("faces-ldm", tmp_path)]

@@ -1,0 +1,155 @@
+"""The chapters as files, and run at scale=smoke into a temporary folder."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from papermill import inspect_notebook
+
+from frugal import parameters
+from frugal.figures.style import SMOKE
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MARKDOWN_OF_MYST_ALONE = re.compile(r"^(```|:::)\s*\{|\{[a-z:]+\}`", re.MULTILINE)
+every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def plain(source: str) -> str:
+    """Python that ast can read, without IPython's magics."""
+    return re.sub(r"^(\s*)%.*$", r"\1pass", source, flags=re.MULTILINE)
+
+
+def test_there_is_a_chapter():
+    assert CHAPTERS
+
+
+@every_chapter
+def test_no_outputs_in_git_and_stable_names_of_cells(chapter):
+    notebook = read(chapter)
+    nbformat.validate(notebook)
+    assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]+", cell.id) for cell in notebook.cells)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+@every_chapter
+def test_cells_are_short_and_prose_is_plain_markdown(chapter):
+    notebook = read(chapter)
+    assert all(len(cell.source.splitlines()) <= 15 for cell in code(notebook))
+    assert all(
+        not MARKDOWN_OF_MYST_ALONE.search(cell.source) for cell in notebook.cells if cell.cell_type == "markdown"
+    )
+    assert sum(cell.source.startswith("# ") for cell in notebook.cells if cell.cell_type == "markdown") == 1
+
+
+@every_chapter
+def test_the_set_up_cell_can_be_run_again_and_names_the_repository(chapter):
+    first = code(read(chapter))[0].source
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert f"git+{repository}@v" in first and "torch" not in first and "numpy" not in first
+    for _ in range(2):
+        exec(compile(plain(first), chapter.name, "exec"), {})  # noqa: S102 (frugal is here: nothing is installed)
+
+
+@every_chapter
+def test_the_second_cell_holds_the_parameters_each_annotated_and_commented(chapter):
+    second, third = code(read(chapter))[1:3]
+    assert second.metadata.tags == ["parameters"] and "parameters.validate" in third.source
+    assert all(isinstance(line, ast.AnnAssign) for line in ast.parse(second.source).body)
+    assert all("#" in line for line in second.source.splitlines())
+    model = parameters.CHAPTERS[chapter.stem]
+    found = {name: ast.literal_eval(given["default"]) for name, given in inspect_notebook(str(chapter)).items()}
+    assert found == {name: field.default for name, field in model.model_fields.items()}
+
+
+@every_chapter
+def test_colab_is_told_to_lend_a_gpu(chapter):
+    assert read(chapter).metadata.accelerator == "GPU" and "gpuType" in read(chapter).metadata.colab
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Chapter 5 run at scale=smoke by papermill from a folder of its own, and that folder."""
+    folder = tmp_path_factory.mktemp("smoke")
+    asked = [str(ROOT / "notebooks" / "05_experiments.ipynb"), "out.ipynb", "-p", "scale", "smoke", "-p", "images", "2"]
+    run = papermill(folder, *asked)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return read(folder / "out.ipynb"), folder
+
+
+def papermill(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"FRUGAL_RESULTS": str(folder / "records"), "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *words]
+    return subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def figures(notebook) -> list:
+    outputs = [output for cell in code(notebook) for output in cell.outputs if "image/png" in output.get("data", {})]
+    return [output.metadata["image/png"] for output in outputs]
+
+
+def text(notebook) -> str:
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    return "\n".join(
+        str(output.get("text", "")) + str(output.get("data", {}).get("text/markdown", "")) for output in outputs
+    )
+
+
+def test_every_figure_is_there_with_alternative_text_and_watermark(smoke):
+    notebook, folder = smoke
+    names = {file.stem for file in (folder / "figures").glob("*.png")}
+    assert {"05_figure_5.1", "05_figure_5.1_embedded", "05_figure_5.2", "05_figure_5.3", "05_figure_6.1"} <= names
+    assert len(figures(notebook)) == len(names) and all(figure["alt"].strip() for figure in figures(notebook))
+    captions = [line for line in text(notebook).splitlines() if "Device:" in line]
+    assert len(captions) == len(names) and all(SMOKE[1:] in caption for caption in captions)
+
+
+def test_a_run_warns_of_nothing_and_says_what_it_takes(smoke):
+    notebook, _ = smoke
+    errors = [output.text for cell in code(notebook) for output in cell.outputs if output.get("name") == "stderr"]
+    assert errors == []
+    assert "GiB of memory" in text(notebook)
+
+
+def test_numbers_and_claims_are_kept_for_the_book(smoke):
+    notebook, folder = smoke
+    numbers = json.loads((folder / "numbers.json").read_text())
+    glued = {
+        output.metadata["scrapbook"]["name"]
+        for cell in code(notebook)
+        for output in cell.outputs
+        if "scrapbook" in output.get("metadata", {})
+    }
+    assert set(numbers) < glued
+    pasted = re.findall(r"05_experiments\.ipynb::(\w+)", (ROOT / "book" / "claims.md").read_text())
+    assert pasted and set(pasted) <= glued
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ratio", "1.5"), ("ratio", "-0.1"), ("ratio", "abc"), ("steps", "0"), ("model", "nonsense")]
+)
+def test_what_is_not_allowed_ends_in_one_clear_line(tmp_path, name, value):
+    chapter = read(ROOT / "notebooks" / "05_experiments.ipynb")
+    validated = next(k for k, cell in enumerate(chapter.cells) if "parameters.validate" in cell.source)
+    chapter.cells = chapter.cells[: validated + 1]
+    nbformat.write(chapter, tmp_path / "first.ipynb")
+    run = papermill(tmp_path, "first.ipynb", "out.ipynb", "-p", name, value)
+    assert run.returncode != 0
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: ") and name in last and value in last and "allowed" in last
