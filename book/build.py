@@ -42,8 +42,8 @@ def build_site(root: Path, build: Path) -> None:
     if subprocess.run([*command, "--path-output", build.parent, build / "staging"], check=False).returncode:
         index.unlink(missing_ok=True)  # so that make builds it again
         sys.exit("the site has warnings: they are above")
-    # Jupyter Book's redirect names no icon, and browsers then ask for one that is not there.
-    index.write_text(f'<link rel="icon" href="_static/face.svg">\n{index.read_text()}')
+    # Jupyter Book's redirect names no icon: a browser asks for one that is not there, or leaves before it came.
+    index.write_text(f'<link rel="icon" href="data:,">\n{index.read_text()}')
 
 
 def stage(root: Path, build: Path) -> None:

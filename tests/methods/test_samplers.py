@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from frugal.methods.samplers import SAMPLERS, State, denoise, sample
-from frugal.models.training import schedule
+from frugal.models.recipes import schedule
 from frugal.models.zoo import Model
 
 MEAN, DEVIATION = 0.3, 0.25  # of the Gaussian data

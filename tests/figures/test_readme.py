@@ -1,0 +1,53 @@
+"""The README's opening: written between its markers from numbers and cards, the rest left as it is."""
+
+import json
+
+import pytest
+
+from frugal.figures import readme, style
+from frugal.models import cards
+
+
+@pytest.fixture
+def numbers():
+    model = {
+        "parameters": 2e6,
+        "attention_share": 0.05,
+        "image_seconds": 12.3,
+        "change_50": -0.012,
+        "change_50_low": -0.02,
+    }
+    model |= {"change_50_high": 0.001, "change_50_verdict": "not distinguishable from zero"}
+    found = {f"{slug}_{key}": value for slug in readme.PUBLISHED | readme.EMBEDDED for key, value in model.items()}
+    return found | {"image_steps": 200.0, "faces_ldm_psnr_50": 21.4}
+
+
+def test_table_has_a_row_a_model_and_names_the_device(numbers):
+    table = readme.table(numbers)
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4 and "21.4 dB" in rows[-1] and "random weights" in rows[2]
+    assert "-1.2 % (-2.0 to +0.1), not distinguishable from zero" in rows[2]
+    assert readme.about().device in table
+
+
+def test_writes_between_the_markers_only(numbers, tmp_path, monkeypatch):
+    (tmp_path / "_build").mkdir()
+    (tmp_path / "_build" / "numbers.json").write_text(json.dumps(numbers))
+    (tmp_path / "README.md").write_text(f"above\n\n{readme.BEGIN}\nold\n{readme.END}\n\nbelow\n")
+    monkeypatch.setattr(style, "folder", lambda: tmp_path / "_build" / "figures")
+    monkeypatch.setattr(
+        readme,
+        "picture",
+        lambda: type("P", (), {"save": lambda self, where: where.mkdir(parents=True, exist_ok=True)})(),
+    )
+    card = cards.blank("faces-ldm") | {
+        "device": "a processor",
+        "marks": [{"what": "accepted by the judge", "value": 0.5, "bound": 0.6}],
+    }
+    monkeypatch.setattr(cards, "read", lambda name: card)
+    for _ in range(2):  # writing again changes nothing
+        readme.write(tmp_path)
+        text = (tmp_path / "README.md").read_text()
+        assert text.startswith("above\n\n<!--") and text.endswith(f"{readme.END}\n\nbelow\n") and "old" not in text
+        assert text.count("| model |") == 1 and "| faces-ldm | 50 % | 60 % |" in text
+    assert (tmp_path / "book" / "_static").is_dir()
