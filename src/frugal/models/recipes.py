@@ -25,6 +25,7 @@ class Recipe:
     minutes: float  # default, on two CPU cores
     batch: int
     rate: float  # peak of the cosine learning rate
+    matrix_rate: float = 0.0  # the same of Muon, which trains hidden kernels where it is above 0
     decay: float = 0.999  # of the moving average
     half: bool = True  # whether the network computes in bfloat16
 
@@ -77,8 +78,7 @@ def pixel_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor
 
 
 def latent_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, enabled=False):
-        latents = encode(frozen_vae(str(images.device)), images)
+    latents = encode(frozen_vae(str(images.device)), images).float()
     return velocity_loss(network, latents, SCHEDULES["faces-ldm"])
 
 
@@ -107,9 +107,10 @@ def build_vae() -> AutoencoderKL:
 
 def build_ddpm() -> UNet2DModel:
     return UNet2DModel(
-        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(32, 32, 80, 128), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), attention_head_dim=16, norm_num_groups=8,
+        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(24, 32, 64, 96, 112), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=16, norm_num_groups=8,
     )  # fmt: skip
 
 
@@ -125,8 +126,8 @@ SCHEDULES = {"faces-ddpm": schedule(2.0), "faces-ldm": schedule(1.0)}
 RECIPES = {
     "faces-reader": Recipe("faces-reader", FacesReader, reader_loss, minutes=15, batch=64, rate=2e-3, half=False),
     "faces-vae": Recipe("faces-vae", build_vae, vae_loss, minutes=40, batch=8, rate=1.5e-3),
-    "faces-ddpm": Recipe("faces-ddpm/unet", build_ddpm, pixel_loss, minutes=180, batch=8, rate=1e-3),
-    "faces-ldm": Recipe("faces-ldm/unet", build_ldm, latent_loss, minutes=90, batch=16, rate=1e-3),
+    "faces-ddpm": Recipe("faces-ddpm/unet", build_ddpm, pixel_loss, minutes=90, batch=16, rate=2e-3, matrix_rate=3e-3),
+    "faces-ldm": Recipe("faces-ldm/unet", build_ldm, latent_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3),
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKL, DDPMPipeline
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,6 +18,7 @@ from .. import paths
 from ..machine import cpu_name
 from . import cards
 from .faces import Faces, draw_batch
+from .optimiser import Optimiser
 from .recipes import RECIPES, SCHEDULES, SIZE, Recipe, measure_latents
 
 WARMUP = 200  # steps
@@ -41,9 +43,9 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """Linear warm-up over steps, then a cosine over the time that is given, down to a hundredth."""
-    return recipe.rate * min(1, (step + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, progress))))
+def learning_rate(step: int, progress: float) -> float:
+    """Share of the peak rate: linear warm-up over steps, then a cosine over the time that is given, down to a hundredth."""
+    return min(1, (step + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, progress))))
 
 
 class Run:
@@ -65,9 +67,12 @@ class Run:
             )  # its latents are what faces-ldm was trained on: only decoding may improve
             network.quant_conv.requires_grad_(False)
         network = network.train().to(memory_format=memory_format(self.device))
-        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(learning, lr=self.recipe.rate, betas=(0.9, 0.99), weight_decay=0.0)
-        self.network, self.optimiser = self.accelerator.prepare(network, optimiser)
+        if self.device.type == "cpu":  # there the gradient of fused attention takes twice as long as that of the plain one
+            for layer in network.modules():
+                if isinstance(layer, Attention):
+                    layer.set_processor(AttnProcessor())
+        self.network = self.accelerator.prepare(network)
+        self.optimiser = Optimiser(self.accelerator.unwrap_model(self.network), self.recipe.rate, self.recipe.matrix_rate)
         if resume and (self.checkpoint / "progress.json").exists():
             self.restore()
         self.ema = EMAModel(self.network.parameters(), decay=self.recipe.decay, use_ema_warmup=True, power=0.75)
@@ -84,14 +89,11 @@ class Run:
         return list(self.accelerator.unwrap_model(self.network).named_parameters())
 
     def step(self, parameters: dict[str, Tensor], images: Tensor, progress: float) -> Tensor:
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.card["steps"], progress)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.half):
             loss = self.recipe.loss(self.network, parameters, images)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimiser.step(learning_rate(self.card["steps"], progress))
         self.ema.step(self.network.parameters())
         self.card["steps"] += 1
         return loss.detach()
@@ -100,12 +102,10 @@ class Run:
         """Checkpoint for --resume (all of it as safetensors; nothing unpickles), each file replaced whole."""
         self.checkpoint.mkdir(parents=True, exist_ok=True)
         names = [name for name, _ in self.parameters()]
-        moments = {f"{name}.{key}": value.reshape(-1).clone() if value.ndim == 0 else value.contiguous()
-                   for name, parameter in self.parameters() for key, value in self.optimiser.state[parameter].items()}  # fmt: skip
         tensors = {
             "network": {name: p.detach().contiguous() for name, p in self.parameters()},
             "average": {name: p.contiguous() for name, p in zip(names, self.ema.shadow_params, strict=True)},
-            "optimiser": moments,
+            "optimiser": self.optimiser.state(),
         }
         for file, content in tensors.items():
             save_file(content, self.checkpoint / f"{file}.part")
@@ -117,14 +117,10 @@ class Run:
         progress = json.loads((self.checkpoint / "progress.json").read_text())
         self.elapsed, self.card = progress["elapsed"], progress["card"]
         network = load_file(self.checkpoint / "network.safetensors", device=str(self.device))
-        moments = load_file(self.checkpoint / "optimiser.safetensors", device=str(self.device))
+        self.optimiser.restore(load_file(self.checkpoint / "optimiser.safetensors", device=str(self.device)))
         with torch.no_grad():
             for name, parameter in self.parameters():
                 parameter.copy_(network[name])
-                state = {
-                    key.removeprefix(name + "."): v for key, v in moments.items() if key.rpartition(".")[0] == name
-                }
-                self.optimiser.state[parameter] = {k: v[0].cpu() if k == "step" else v for k, v in state.items()}
 
     def export(self) -> None:
         """The moving average as an ordinary diffusers folder of float16 safetensors, with the schedule and the card."""
