@@ -26,7 +26,7 @@ IMAGES = ("image/png", "image/svg+xml", "image/jpeg")
 
 def run_chapter(source: Path, build: Path, scale: str) -> None:
     """Execute a chapter at this scale; its measurements are kept in this build's own records."""
-    os.environ.update(FRUGAL_RESULTS=str(build / "records"), FRUGAL_CHAPTER=source.stem)
+    os.environ.update(FRUGAL_RESULTS=str(build / "records"), FRUGAL_DRAWN=str(build), FRUGAL_CHAPTER=source.stem)
     print(f"{source.stem} at scale={scale}", flush=True)
     notebooks.check(source, {"scale": scale})
     notebooks.run(source, build / "notebooks" / source.name, {"scale": scale})

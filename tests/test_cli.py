@@ -155,7 +155,9 @@ def test_a_word_is_the_value_it_spells(text, value):
 def test_parameters_have_defaults_and_allow_hub_ids_and_folders(tmp_path):
     assert parameters.validate().ratio is None
     assert parameters.validate(ratio=0, model="someone/model").model == "someone/model"
-    assert parameters.validate(ratio=0.9, model=str(tmp_path)).ratio == 0.9
+    assert parameters.validate(ratio=0.9, model=str(paths.EMBEDDED / "faces-ddpm")).ratio == 0.9
+    with pytest.raises(ValueError, match="parameter model: got .* a diffusers folder"):
+        parameters.validate(model=str(tmp_path))
     with pytest.raises(ValueError, match="^parameter ration: unknown, allowed are ratio, model"):
         parameters.validate(ration=0.5)
 
@@ -171,7 +173,7 @@ def stand_in(monkeypatch, name):
 @pytest.mark.parametrize(("reached", "code"), [(True, 0), (False, 1)])
 def test_evaluate_ends_with_1_where_a_mark_is_missed(capfd, monkeypatch, reached, code):
     asked = []
-    stand_in(monkeypatch, "frugal.measure.evaluate").evaluate = lambda name: asked.append(name) or reached
+    stand_in(monkeypatch, "frugal.measure.evaluate").evaluate = lambda name, samples: asked.append(name) or reached
     assert frugal(capfd, "evaluate", "faces-ldm")[0] == code
     assert asked == ["faces-ldm"]
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+ClickException = typer.BadParameter.__mro__[2]  # newer versions of typer carry their own click
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 MISSED, REFUSED = 1, 2  # exit codes: a failed run or a mark not reached; input that is not allowed
 
@@ -55,20 +56,24 @@ def train(
 
 
 @app.command()
-def evaluate(name: Annotated[str, typer.Argument(help="judge, or an embedded model such as faces-ldm")]):
+def evaluate(
+    name: Annotated[str, typer.Argument(help="judge, or an embedded model such as faces-ldm")],
+    samples: Annotated[int | None, typer.Option(help="of a generator; 256 unless told")] = None,
+):
     """Measure a network's marks and print them; the exit code is 1 where one is missed."""
     from frugal.measure import evaluate as evaluation
 
-    if not evaluation.evaluate(name):
+    if not evaluation.evaluate(name, samples):
         raise typer.Exit(MISSED)
 
 
 @app.command()
 def bench(name: Annotated[str, typer.Argument(help="faces (images drawn a second) or noop (tomesd on a UNet2DModel)")]):
-    """Run a named benchmark and keep its records."""
+    """Run a named benchmark; the exit code is 1 where its target is missed."""
     from frugal.measure import bench as benchmarks
 
-    benchmarks.bench(name)
+    if not benchmarks.bench(name):
+        raise typer.Exit(MISSED)
 
 
 @app.command()
@@ -97,8 +102,12 @@ def joined(words: list[str]) -> list[str]:
 
 def main(words: list[str] | None = None) -> None:
     """The entry point: whatever refuses its input ends in one clear line and exit code 2."""
+    words = sys.argv[1:] if words is None else words
     try:
-        app(joined(sys.argv[1:] if words is None else words))
-    except ValueError as refused:
-        print(refused, file=sys.stderr)
-        sys.exit(REFUSED)
+        sys.exit(app(joined(words), standalone_mode=False) if words else app())
+    except ClickException as misused:  # typer's own refusals, which it would draw as a box
+        refused = misused.format_message()
+    except (ValueError, OSError) as error:
+        refused = error
+    print(" ".join(str(refused).split("\n")), file=sys.stderr)
+    sys.exit(REFUSED)

@@ -39,7 +39,7 @@ def literal(text: str) -> Any:
     """A command line's word as the Python value it spells, else as text."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
@@ -47,7 +47,10 @@ def names(notebook: Path) -> list[str]:
     """What the cell tagged `parameters` assigns; papermill's inspection overlooks annotations like `float | None`."""
     import nbformat
 
-    cells = nbformat.read(notebook, as_version=4).cells
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except Exception as broken:  # noqa: BLE001 (each version of the format has its own)
+        raise ValueError(f"notebook: got {notebook}, which is none ({type(broken).__name__})") from None
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     found = []
     for statement in ast.parse("\n".join(tagged)).body:
@@ -76,6 +79,8 @@ def run(notebook: Path, output: Path, given: dict[str, Any]) -> Path:
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
+    if output.is_dir():
+        raise ValueError(f"output: got {output}, a folder; allowed is the path of a notebook to write")
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_suffix(".failed.ipynb")
     streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr}

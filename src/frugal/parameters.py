@@ -1,9 +1,10 @@
 """What a notebook may be asked: one model of its parameters, shared by the notebook and the command line."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class Experiments(BaseModel):
@@ -14,7 +15,9 @@ class Experiments(BaseModel):
     ratio: float | None = Field(
         None, ge=0, le=0.9, description="a number from 0 to 0.9, or None for the sweep 0 .. 0.9"
     )
-    model: str | None = Field(None, description="None for the thesis's pair, a hub id with a slash, a local folder")
+    model: str | None = Field(
+        None, description="None for the thesis's pair and the embedded one, a hub id such as google/ddpm-cifar10-32, a diffusers folder"
+    )
     weights: Literal["auto", "embedded", "hub", "random"] = Field("auto", description="auto, embedded, hub or random")
     method: str = Field("tome", description="a method of frugal.methods.merging")
     steps: int | None = Field(None, ge=1, description="a whole number from 1, or None for the scale's own")
@@ -23,18 +26,18 @@ class Experiments(BaseModel):
     scale: Literal["smoke", "quick", "thesis"] = Field("quick", description="smoke, quick or thesis")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
 
-    # The lists of models and methods come with PyTorch and diffusers: loaded only where one is named.
+    # The lists of models and methods come with PyTorch and diffusers: loaded when something is checked, not before.
 
     @field_validator("model")
     @classmethod
     def known_model(cls, name: str | None) -> str | None:
-        if name is None or "/" in name or Path(name).is_dir():
-            return name
-        from frugal.models import zoo
+        from frugal.models import hub, zoo
 
-        if name not in zoo.names():
-            raise ValueError(", ".join(zoo.names()))
-        return name
+        if name is None or name in zoo.names() or re.fullmatch(hub.ID, name):
+            return name
+        if name and Path(name).is_dir() and not hub.lacking(Path(name)):
+            return name
+        raise ValueError(", ".join(zoo.names()))
 
     @field_validator("method")
     @classmethod
@@ -44,6 +47,42 @@ class Experiments(BaseModel):
         if name not in (*merging.METHODS, merging.LIBRARY):
             raise ValueError(", ".join((*merging.METHODS, merging.LIBRARY)))
         return name
+
+
+    @model_validator(mode="after")
+    def fitting(self) -> Self:
+        """What can be told of a combination before anything is loaded."""
+        from frugal.methods import merging
+        from frugal.models import zoo
+
+        embedded = self.model in zoo.EMBEDDED
+        if self.model and ((self.weights == "embedded" and not embedded) or (self.weights in ("hub", "random") and embedded)):
+            raise ValueError(f"weights: got {self.weights!r} for model {self.model!r}, allowed is 'auto'")
+        if self.weights == "random" and self.model and not zoo.published(self.model):
+            raise ValueError(f"weights: got 'random' for model {self.model!r}, allowed are {', '.join(zoo.SHORT)}")
+        if self.method == merging.LIBRARY:
+            if self.model is None or self.model in merging_not_patched():
+                raise ValueError(
+                    f"method: got {self.method!r}, which changes nothing in a UNet2DModel such as {self.model or zoo.names()[0]!r}; "
+                    f"allowed are {', '.join(merging.METHODS)}"
+                )
+            if self.ratio is None or self.ratio > merging.TOMESD_LARGEST_RATIO:
+                raise ValueError(
+                    f"ratio: got {self.ratio!r} with method {self.method!r}, allowed is a number from 0 to "
+                    f"{merging.TOMESD_LARGEST_RATIO}, where its 2x2 cells end"
+                )
+        return self
+
+
+def merging_not_patched() -> set[str]:
+    """Names of the models whose networks have no transformer blocks."""
+    from frugal.models import zoo
+
+    plain = {
+        name for repository, parts in zoo.PUBLISHED.items() for name in (repository, repository.split("/")[1])
+        if parts["unet"]["_class_name"] == "UNet2DModel"
+    }  # fmt: skip
+    return plain | set(zoo.EMBEDDED)
 
 
 CHAPTERS = {"05_experiments": Experiments}
@@ -60,6 +99,8 @@ def validate(chapter: type[BaseModel] = Experiments, /, **given) -> BaseModel:
 
 def clear_line(chapter: type[BaseModel], error: dict) -> str:
     """One line for pydantic's first error."""
+    if not error["loc"]:  # of several parameters together
+        return f"parameter {error['ctx']['error']}"
     name = error["loc"][0]
     if name not in chapter.model_fields:
         return f"parameter {name}: unknown, allowed are {', '.join(chapter.model_fields)}"

@@ -16,12 +16,23 @@ def root() -> Path | None:
     return None
 
 
-def results() -> Path:
-    """Where measurements made on this machine go: $FRUGAL_RESULTS, else _build/records, else ./results."""
+def results(scale: str = "quick") -> Path:
+    """Where measurements made on this machine go: $FRUGAL_RESULTS, else _build/records, else ./results.
+
+    Those of scale "smoke" are no results: else _build/test/records, else ./smoke/results.
+    """
     if "FRUGAL_RESULTS" in os.environ:
         return Path(os.environ["FRUGAL_RESULTS"])
-    checkout = root()
-    return checkout / "_build" / "records" if checkout else Path.cwd() / "results"
+    checkout, smoke = root(), scale == "smoke"
+    if checkout:
+        return checkout / "_build" / ("test/records" if smoke else "records")
+    return Path.cwd() / ("smoke/results" if smoke else "results")
+
+
+def drawn(scale: str = "quick") -> Path:
+    """Where a run's figures and numbers go: $FRUGAL_DRAWN, which the book's build sets to _build, else `runs` beside the
+    measurements, so that a run of one's own replaces nothing of the book's."""
+    return Path(os.environ["FRUGAL_DRAWN"]) if "FRUGAL_DRAWN" in os.environ else results(scale).parent / "runs"
 
 
 def shipped() -> Path | None:

@@ -55,6 +55,19 @@ def test_figure_5_2_without_fits(decay, baselines, about):
     assert "at 50%" in quality.quality_against_ratio(few, none, baselines, about).alt
 
 
+def test_ratio_0_that_does_not_repeat_itself_is_not_called_identical(decay, baselines, about):
+    noisy = decay.assign(psnr=decay.psnr.where(decay.ratio > 0, 80.0))
+    none = fits.curves(fits.fit_decay(decay[decay.ratio < 0.3], "psnr"))
+    ssim, psnr = quality.quality_against_ratio(noisy, none, baselines, about).figure.axes
+    assert not any("identical" in label for label in labels(psnr) + labels(ssim))
+
+
+def test_ratio_0_alone_is_drawn(decay, baselines, about):
+    alone = decay[decay.ratio == 0]
+    drawn = quality.quality_against_ratio(alone, fits.curves(fits.fit_decay(alone, "psnr")), baselines, about)
+    assert "identical (∞)" in labels(drawn.figure.axes[1])
+
+
 def test_the_comparison_with_the_data_set_shows_models_and_baselines(baselines, about):
     drawn = quality.against_the_data(baselines, about)
     assert "faces-ldm 13.5 dB unmerged" in drawn.alt
@@ -66,7 +79,7 @@ def test_trajectories_have_a_line_a_ratio_for_each_model_and_metric(about):
         [(model, ratio, step, 0, np.inf if ratio == 0 else 40 - step, 1 - ratio / 2)
          for model in ("faces-ddpm", "faces-ldm") for ratio in (0.0, 0.5, 0.9) for step in range(5)],
         columns=["model", "ratio", "step", "image", "psnr", "ssim"],
-    )  # fmt: skip
+    ).assign(weights="embedded")  # fmt: skip
     drawn = quality.trajectories(steps, about)
     assert [len(axes.get_lines()) for axes in drawn.figure.axes] == [2] * 4
-    assert "faces-ddpm 0.55 to 0.75" in drawn.alt
+    assert "faces-ddpm 0.55 to 1.00" in drawn.alt

@@ -20,11 +20,17 @@ def test_nothing_merged_is_the_image_itself():
 
 
 def test_the_picture_of_merging_counts_its_tokens(about):
-    drawn = sheets.merging(torch.rand(3, 32, 32), about, ratios=(0.0, 0.5))
-    assert [axes.get_title(loc="left") for axes in drawn.figure.axes] == [
-        "0% merged: 64 tokens",
-        "50% merged: 32 tokens",
-    ]
+    images = {"noise": torch.rand(3, 32, 32), "a photograph": sheets.photograph(32)}
+    drawn = sheets.merging(images, about, ratios=(0.0, 0.5))
+    titles = [axes.get_title(loc="left") for axes in drawn.figure.axes]
+    assert titles[::2] == ["0%: 64 tokens"] * 2
+    assert all(title.startswith("50%: 32 tokens, ") and title.endswith(" dB") for title in titles[1::2])
+    assert "a photograph" in drawn.alt
+
+
+def test_the_photograph_is_one():
+    image = sheets.photograph()
+    assert image.shape == (3, 64, 64) and 0 <= image.min() and image.max() <= 1 and image.std() > 0.1
 
 
 def test_examples_have_a_row_a_model_and_seed_and_a_column_a_ratio(about):

@@ -37,9 +37,14 @@ def test_a_figure_is_saved_under_its_name(tmp_path):
     assert file.name == "name.png" and Image.open(file).width > 1000
 
 
-def test_figures_lie_beside_the_records(monkeypatch, tmp_path):
+def test_a_run_of_ones_own_replaces_no_figure_of_the_book(monkeypatch, tmp_path):
     monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
-    assert style.folder() == tmp_path / "figures"
+    assert style.folder() == tmp_path / "runs" / "figures"
+    monkeypatch.setenv("FRUGAL_DRAWN", str(tmp_path / "book"))
+    assert style.folder() == tmp_path / "book" / "figures"
+    monkeypatch.delenv("FRUGAL_DRAWN")
+    monkeypatch.delenv("FRUGAL_RESULTS")
+    assert "test" in style.folder("smoke").parts and "test" not in style.folder("quick").parts
 
 
 def test_displaying_saves_and_brings_alternative_text_and_caption(monkeypatch, tmp_path):
@@ -49,7 +54,7 @@ def test_displaying_saves_and_brings_alternative_text_and_caption(monkeypatch, t
     monkeypatch.setattr("frugal.figures.glue.show", lambda figure, alt: shown.append(alt))
     drawn()._ipython_display_()
     assert shown[0] == "A line." and "A caption." in shown[1].data
-    assert (tmp_path / "figures" / "name.png").exists()
+    assert (tmp_path / "runs" / "figures" / "name.png").exists()
 
 
 def test_pixel_and_latent_models_keep_their_colours_whatever_their_order():

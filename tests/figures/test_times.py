@@ -90,6 +90,7 @@ def test_section_4_3_and_the_bound_tell_their_medians(about):
             "ratio": [0.0, 0.5] * 10,
             "step": np.arange(20) // 2,
             "seconds": [0.02, 0.01] * 10,
+            "kind": "measured",
         }
     )
     assert "faces-ddpm 10 to 20 ms" in timing.iteration_times(iterations, about).alt

@@ -19,6 +19,13 @@ def test_faces_are_drawn_on_one_thread_and_the_number_is_told():
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize(("target", "met"), [(0, True), (1e12, False)])
+def test_a_target_that_is_missed_is_told(monkeypatch, capsys, target, met):
+    monkeypatch.setattr(bench, "AT_LEAST", target)
+    monkeypatch.setitem(bench.BENCHMARKS, "faces", lambda: bench.faces(size=16, rounds=1, images=8))
+    assert bench.bench("faces") is met and ("MISSED" in capsys.readouterr().out) is not met
+
+
 def test_tomesd_is_a_noop_on_a_unet2d_and_capped_elsewhere(store):
     record = bench.noop_here()
     values = record.values

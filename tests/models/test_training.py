@@ -85,8 +85,8 @@ def test_an_interrupted_run_goes_on_where_it_was(elsewhere, name):
     run.save()
     again = training.Run(name, "cpu", resume=True)
     assert again.elapsed == 12.0 and again.card["steps"] == 2
-    for (name, old), (_, new) in zip(run.parameters(), again.parameters(), strict=True):
-        assert torch.equal(old, new), name
+    for (layer, old), (_, new) in zip(run.parameters(), again.parameters(), strict=True):
+        assert torch.equal(old, new), layer
     old, new = run.optimiser.state(), again.optimiser.state()
     assert old.keys() == new.keys() and all(torch.equal(old[key], new[key]) for key in old)
     assert any(value.abs().max() > 0 for value in old.values())
@@ -121,3 +121,26 @@ def test_no_latent_channel_is_dead():
     latents = recipes.encode(vae, images)
     assert 0.8 < latents.std() < 1.2 and abs(latents.mean()) < 0.1
     assert (latents.std(dim=(0, 2, 3)) > 0.3).all()
+
+
+def test_an_autoencoder_is_not_begun_anew_under_the_models_that_use_it(elsewhere):
+    (paths.EMBEDDED / "faces-ldm").mkdir(parents=True)
+    with pytest.raises(ValueError, match="faces-ldm would no longer fit.*--resume"):
+        training.Run("faces-vae", "cpu", resume=False)
+    recipes.build_vae().save_pretrained(paths.EMBEDDED / "faces-vae")
+    cards.write("faces-vae", cards.blank("faces-vae") | {"marks": [], "steps": 1})
+    network = training.Run("faces-vae", "cpu", resume=True).network
+    assert not any(p.requires_grad for p in network.encoder.parameters())
+    assert all(p.requires_grad for p in network.decoder.parameters())
+
+
+def test_new_weights_do_not_inherit_the_marks_of_old_ones(elsewhere):
+    training.train("faces-ddpm", minutes=1e-4, device="cpu")
+    cards.write("faces-ddpm", cards.read("faces-ddpm") | {"marks": []})
+    training.train("faces-ddpm", minutes=1e-4, resume=True, device="cpu")
+    assert "marks" not in cards.read("faces-ddpm")
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="device='abacus'"):
+        training.train("faces-ddpm", minutes=1, device="abacus")

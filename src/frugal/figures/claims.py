@@ -3,6 +3,7 @@
 import pandas as pd
 
 from ..measure.plan import EMBEDDED, PUBLISHED
+from ..measure.timing import time_share
 from ..models import zoo
 from . import times as timing
 from .style import SMOKE
@@ -10,7 +11,7 @@ from .words import NEAR_HALF, QUARTER, UNSURE, holds, listed, near_half, percent
 
 NOT_MEASURED = "not measured in this run"
 MIDDLE = 0.5  # the ratio that the thesis finds best
-MARGINAL = 0.05  # a change of time up to which it is called marginal
+MARGINAL = 0.01  # a saving of time up to which it is called marginal
 
 
 def against(run) -> dict[str, str]:
@@ -55,15 +56,19 @@ def _near_half(run):
     if _pair(run):
         found = {model: near_half(rows) for model, rows in _published_changes(run).items()}
         agree = sum(text.startswith("seen") for text in found.values())
-        return _each(found), ("not confirmed", "confirmed for one model", "confirmed")[agree]
+        unsure = any(text.startswith("open") for text in found.values())
+        return _each(found), "open" if unsure else ("not confirmed", "confirmed for one model", "confirmed")[agree]
 
 
 def _marginal(run):
     if _pair(run):
         best = {model: rows.loc[rows.change.idxmin()] for model, rows in _published_changes(run).items()}
         told = {m: f"{percent(row.change, signed=True)} at {row.ratio:.0%} ({row.verdict})" for m, row in best.items()}
-        small = all(row.change > -MARGINAL or row.verdict == UNSURE for row in best.values())
-        return f"best {_each(told)}", "confirmed" if small else "larger than marginal (5%) for one model at least"
+        large = any(row.verdict == "faster" and row.change < -MARGINAL for row in best.values())
+        blind = any(row.verdict == UNSURE and not row.detectable <= MARGINAL for row in best.values())
+        limit = percent(MARGINAL)
+        verdict = f"more than {limit} for one model at least" if large else f"open: {limit} could not be told" if blind else ""
+        return f"best {_each(told)}", verdict or f"confirmed: at most {limit}"
 
 
 def _slower(run):
@@ -84,29 +89,28 @@ def _bound(run):
             row.Index: f"attention is {100 * row.share:.3g}% of the FLOPs of {row.parameters / 1e6:.1f} M parameters"
             for row in rows.itertuples()
         }
-        return _each(told), "attention's share, not the number of parameters, bounds the gain"
+        few, many = (rows.share[rows.parameters == f(rows.parameters)].iloc[0] for f in (min, max))
+        verdict = "not confirmed: attention's share bounds the gain, and the larger network has the larger share"
+        return _each(told), verdict if many > few else "consistent: the smaller share is the larger network's"
 
 
 def _decay(run):
     if run.trained and len(run.fits):
         told = {f"{row.model}, {row.metric.upper()}": row.better for row in run.fits.itertuples()}
         forms = set(told.values())
-        verdict = (
-            {"exponential": "confirmed", "linear": "not confirmed: a line fits better"}.get(*forms)
-            if len(forms) == 1
-            else "mixed"
-        )
-        return f"better fit {_each(told)}", verdict or "the two forms cannot be told apart"
+        verdicts = {"exponential": "confirmed", "linear": "not confirmed: a line fits better"}
+        verdict = verdicts.get(*forms, "the two forms cannot be told apart") if len(forms) == 1 else "mixed"
+        if verdict == "confirmed" and not ((run.fits.b > 0) & (run.fits.c > 0)).all():
+            verdict = "not confirmed: the fall steepens, a decay flattens"
+        return f"better fit {_each(told)}", verdict
 
 
 def _share(run, statement):
     """The latent model's share of the pixel model's time at every ratio, and how often a statement about it holds."""
     if not _pair(run):
         return None
-    middle = run.seconds.groupby(["model", "ratio"]).seconds.median()
-    pixel, latent = (middle[model] for model in PUBLISHED)
     decoding = float(run.decode[run.decode.model == PUBLISHED[1]].seconds.median())
-    without, including = latent / pixel, (latent + decoding) / pixel
+    without, including = (time_share(run.seconds, *PUBLISHED, added) for added in (0.0, decoding))
     verdict = f"{holds(statement(without))}; with decoding it {holds(statement(including))}"
     return f"{span(without)} of the time, {span(including)} with decoding", verdict
 
@@ -127,8 +131,9 @@ def _worth(run):
         at, lost = found.loc[model, MIDDLE], run.quality[(run.quality.model == model) & (run.quality.ratio == MIDDLE)]
         change = at.verdict if at.verdict == UNSURE else percent(at.change, signed=True)
         told[model] = f"time {change}, {lost.psnr.mean():.1f} dB and SSIM {lost.ssim.mean():.2f} at {MIDDLE:.0%}"
-        worth.append(at.verdict == "faster")
-    return _each(told), "confirmed for the embedded pair" if not any(worth) else "depends on what the loss is worth"
+        worth.append(at.verdict)
+    verdict = "confirmed for the embedded pair: no time is saved" if set(worth) == {"slower"} else "open: whether time is saved could not be told"
+    return _each(told), "depends on what the loss is worth" if "faster" in worth else verdict
 
 
 def _each(told: dict[str, str]) -> str:

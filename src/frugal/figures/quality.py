@@ -33,12 +33,11 @@ def quality_against_ratio(
             axes.set(title=f"5.2({letter})  {label.split(',')[0]} to the unmerged image", ylabel=label)
         handles = [handle for handle in grid[0].get_legend_handles_labels()[0]]
         figure.legend(handles=[*handles, *_keys()], loc="outside lower center", ncols=4)
-    n = decay[decay.ratio > 0].groupby(["model", "ratio"]).size().min()
+    n = decay.groupby(["model", "ratio"]).size().min()
+    bands = " Bands: quartiles of what two unrelated test faces give, and a test face and its reconstruction by the autoencoder."
     caption = (
-        f"Figure 5.2: mean over {n} images a ratio and its 95% bootstrap interval, embedded weights. At ratio 0 "
-        "the images are identical (PSNR infinite), which no fit uses. Bands: quartiles of what two unrelated test faces, "
-        "and a test face and its "
-        "reconstruction by the autoencoder alone, give."
+        f"Figure 5.2: mean over {n} images a ratio and its 95% bootstrap interval, {style.weights_of(decay)} weights. At "
+        f"ratio 0 an image is compared with itself, which no fit uses.{bands if len(baselines) else ''}"
     )
     return style.finish(figure, name, _in_words(decay), caption, about)
 
@@ -69,7 +68,7 @@ def against_the_data(baselines: pd.DataFrame, about: About, *, name: str = "05_f
     )
     caption = (
         "Merged images against faces of the test set, which have nothing to do with them: medians and quartiles over "
-        f"{of_models.image.nunique()} images, embedded weights. Bands: two unrelated test faces, and a test face after "
+        f"{of_models.image.nunique()} images. Bands: two unrelated test faces, and a test face after "
         "the autoencoder alone."
     )
     return style.finish(figure, name, f"PSNR and SSIM to the data set against ratio. {told}.", caption, about)
@@ -84,10 +83,13 @@ def _points(axes, rows: pd.DataFrame, metric: str, colour, marker: str, model: s
     places = [ratio + shift for ratio in found]
     axes.vlines(places, low, high, color=colour, linewidth=3, alpha=0.4)
     axes.plot(places, [e.value for e in found.values()], marker, color=colour, label=model)
-    if metric == "ssim":
+    same = rows[rows.ratio == 0]
+    if same.empty or np.isfinite(same.psnr).any():  # nothing to show, or a device that does not repeat itself
+        axes.plot([shift] * len(same), same[metric], marker, color=colour)
+    elif metric == "ssim":
         axes.plot([shift], [1], marker, color=colour)
         axes.annotate("identical", (0, 1), xytext=(6, -2), textcoords="offset points", fontsize=8.5, va="center")
-    elif (rows.ratio == 0).any():
+    else:
         axes.plot([shift], [0.97], marker="^", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
         axes.annotate("identical (∞)", (0, 0.97), xycoords=axes.get_xaxis_transform(), xytext=(7, 0),
                       textcoords="offset points", fontsize=8.5, va="center")  # fmt: skip
@@ -143,12 +145,13 @@ def trajectories(steps: pd.DataFrame, about: About, *, name: str = "05_section_4
                     axes.plot(middle, color=shades[ratio], label=f"{ratio:.0%}")
                 axes.set(title=model, ylabel=label, xlabel="denoising step")
         figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right center", title="ratio")
-    ends = steps[(steps.step == steps.step.max()) & (steps.ratio > 0)].groupby(["model", "ratio"]).ssim.mean()
+    ends = steps[steps.step == steps.step.max()].groupby(["model", "ratio"]).ssim.mean()
     told = "; ".join(f"{model} {words.span(ends[model], '{:.2f}'.format)}" for model in models)
     caption = (
         "The image as the network sees it at each step (its estimate of the clean image), merged against unmerged from "
-        f"the same noise: means over {steps.image.nunique()} images, embedded weights."
+        f"the same noise: means over {steps.image.nunique()} images, {style.weights_of(steps)} weights. Identical images, "
+        "as at ratio 0, are not drawn."
     )
     return style.finish(
-        figure, name, f"Similarity at every denoising step; SSIM at the last, over the ratios: {told}.", caption, about
+        figure, name, f"Similarity at every denoising step; SSIM at the last, over all ratios: {told}.", caption, about
     )

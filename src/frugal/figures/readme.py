@@ -71,7 +71,7 @@ def write(root: Path) -> None:
     """Draw the picture into book/_static and put the tables between the README's markers; needs what `make book` measured."""
     readme = root / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
-    numbers = json.loads((style.folder().parent / "numbers.json").read_text())
+    numbers = json.loads((root / "_build" / "numbers.json").read_text())
     middle = "\n\n".join([BEGIN, table(numbers), marks(), END])
     picture().save(root / "book" / "_static")
     readme.write_text(before + middle + rest.partition(END)[2])

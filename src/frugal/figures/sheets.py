@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import paths
 from . import style
 from .style import About, Drawn
 from .words import listed
@@ -36,24 +37,39 @@ def merged_patches(image: Tensor, ratio: float, side: int = 4, seed: int = 0) ->
     return seen[0], groups.long().view(grid)
 
 
+def photograph(size: int = 64) -> Tensor:
+    """A photograph of a face, which scikit-image ships: float32 [3, size, size] in [0, 1]."""
+    from skimage.data import astronaut
+    from skimage.transform import resize
+
+    face = resize(astronaut()[:256, 96:352] / 255.0, (size, size), anti_aliasing=True)
+    return torch.from_numpy(face).permute(2, 0, 1).float()
+
+
 def merging(
-    image: Tensor, about: About, *, ratios=(0.0, 0.25, 0.5, 0.75), side: int = 4, name: str = "05_merging"
+    images: Mapping[str, Tensor], about: About, *, ratios=(0.0, 0.25, 0.5, 0.75), side: int = 4, name: str = "05_merging"
 ) -> Drawn:
-    """The idea in one picture: a face as patches, and the same patches after merging a growing share of them."""
-    with style.canvas(1, len(ratios), size=(9.2, 2.75)) as (figure, grid):
-        for axes, ratio in zip(grid, ratios, strict=True):
-            seen, groups = merged_patches(image, ratio, side)
-            _show(axes, seen)
-            _borders(axes, groups, side)
-            axes.set_title(f"{ratio:.0%} merged: {len(groups.unique())} tokens", fontsize=9.5)
-    alt = (
-        f"A drawn face cut into {groups.numel()} patches, and with {listed([r for r in ratios if r])} of them merged: "
-        "borders vanish in flat areas first, and features blur last."
-    )
+    """The idea in one picture: images as patches, after merging a growing share of them, and how much that alone loses."""
+    from ..measure.quality import psnr
+
+    lost: dict[str, list[float]] = {}
+    with style.canvas(len(images), len(ratios), size=(9.2, 2.5 * len(images) + 0.3), squeeze=False) as (figure, grid):
+        for row, (title, image) in zip(grid, images.items(), strict=True):
+            for axes, ratio in zip(row, ratios, strict=True):
+                seen, groups = merged_patches(image, ratio, side)
+                _show(axes, seen)
+                _borders(axes, groups, side)
+                decibels = float(psnr(seen[None].clamp(0, 1), image[None])[0])
+                lost.setdefault(title, []).append(decibels)
+                remains = f", {decibels:.1f} dB" if np.isfinite(decibels) else ""
+                axes.set_title(f"{ratio:.0%}: {len(groups.unique())} tokens{remains}", fontsize=9.5)
+            row[0].set_ylabel(title, fontsize=9.5)
+    told = "; ".join(f"{title} {found[-1]:.1f} dB at {ratios[-1]:.0%}" for title, found in lost.items())
+    alt = f"{' and '.join(images)}, cut into {groups.numel()} patches, with {listed([r for r in ratios if r])} merged: {told}."
     caption = (
-        "Token merging on the patches of one face of the test set. In each cell of the grid one random patch stays; the "
-        "patches that are most similar to one that stays are averaged with it. A line separates patches that are not "
-        "merged with each other. No network is involved."
+        "Token merging on the patches of an image. In each cell of the grid one random patch stays; the patches that are "
+        "most similar to one that stays are averaged with it. A line separates patches that are not merged with each "
+        "other; decibels compare with the image itself. No network is involved."
     )
     return style.finish(figure, name, alt, caption, about)
 
@@ -67,10 +83,12 @@ def _borders(axes, groups: Tensor, side: int) -> None:
         axes.plot([side * x - 0.5, side * (x + 1) - 0.5], [side * (y + 1) - 0.5] * 2, **look)
 
 
-def merged_samples(subjects, ratios, seeds, *, steps: int = 25, method: str = "tome") -> dict[str, dict[float, Tensor]]:
+def merged_samples(
+    subjects, ratios, seeds, *, steps: int = 25, method: str = "tome", scale: str = "quick"
+) -> dict[str, dict[float, Tensor]]:
     """Images of the same seeds at each ratio, {model: {ratio: [n, 3, H, W] in [0, 1]}}, by DDIM.
 
-    `subjects`: of an `experiments.Run`. Each sheet is kept as a picture beside the figures, under a name made of all it
+    `subjects`: of an `experiments.Run`. Each sheet is kept as a picture beside the records, under a name made of all it
     depends on, so that drawing again samples nothing.
     """
     from ..measure import records
@@ -81,11 +99,11 @@ def merged_samples(subjects, ratios, seeds, *, steps: int = 25, method: str = "t
         for ratio in ratios:
             asked = [subject.about["weights_hash"], source, ratio, list(seeds), steps, method]
             key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-            file = style.folder() / "samples" / f"{subject.about['name'].replace('/', '_')}-{key}.png"
+            file = paths.results(scale).parent / "samples" / f"{subject.title['model'].replace('/', '_')}-{key}.png"
             if not file.exists():
                 with merging.merge_tokens(subject.model.unet, ratio, method=method):
                     _write(file, samplers.sample(subject.model, seeds, steps))
-            found.setdefault(subject.about["name"], {})[ratio] = _read(file, len(seeds))
+            found.setdefault(subject.title["model"], {})[ratio] = _read(file, len(seeds))
     return found
 
 
@@ -104,7 +122,7 @@ def _read(file: Path, count: int) -> Tensor:
 
 
 def examples(
-    images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, *, name: str = "05_figure_5.3"
+    images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, *, weights="embedded", name: str = "05_figure_5.3"
 ) -> Drawn:
     """Figure 5.3: the same seeds at every ratio; `images`: {model: {ratio: [n, 3, H, W] in [0, 1]}}."""
     models, ratios, seeds = list(images), sorted(next(iter(images.values()))), list(seeds)
@@ -121,7 +139,7 @@ def examples(
             axes.set_title(f"{ratio:.0%}", fontsize=9.5)
     caption = (
         f"As the thesis's figure 5.3: images of the same {len(seeds)} seeds at each ratio of merged tokens, not "
-        "selected, embedded weights."
+        f"selected, {weights} weights."
     )
     alt = (
         f"A grid of generated faces: for {' and '.join(models)} one row a seed ({', '.join(map(str, seeds))}), "

@@ -58,6 +58,7 @@ class Drawn:
     figure: Figure
     alt: str
     caption: str
+    scale: str = "quick"
 
     def png(self) -> bytes:
         buffer = io.BytesIO()
@@ -66,7 +67,7 @@ class Drawn:
 
     def save(self, where: Path | None = None) -> Path:
         """Write NAME.png into a folder, by default `folder()`, and return its path."""
-        file = (where or folder()) / f"{self.name}.png"
+        file = (where or folder(self.scale)) / f"{self.name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(self.png())
         return file
@@ -96,9 +97,9 @@ class _Picture:
         return self.drawn._repr_png_()
 
 
-def folder() -> Path:
-    """Where figures are kept: beside this machine's records."""
-    return paths.results().parent / "figures"
+def folder(scale: str = "quick") -> Path:
+    """Where a run's figures are kept."""
+    return paths.drawn(scale) / "figures"
 
 
 @contextmanager
@@ -127,7 +128,7 @@ def finish(figure: Figure, name: str, alt: str, caption: str, about: About) -> D
             zorder=99,
         )
         caption = f"{SMOKE[0].upper()}{SMOKE[1:]}. {caption}"
-    return Drawn(name, figure, alt, f"{caption} {device}")
+    return Drawn(name, figure, alt, f"{caption} {device}", about.scale)
 
 
 def colours(models) -> dict[str, tuple]:
@@ -149,6 +150,11 @@ def ratio_axis(axes, ratios) -> None:
     axes.set_xlim(min(ratios) - 0.04, max(ratios) + 0.04)
     axes.set_xlabel("ratio of tokens removed")
     axes.grid(axis="x", visible=False)
+
+
+def weights_of(table) -> str:
+    """Where the weights behind a table's `weights` column come from, in words."""
+    return " and ".join(table.weights.unique())
 
 
 def percent_axis(axis) -> None:

@@ -30,8 +30,8 @@ def reference() -> pd.DataFrame:
         if record.name == "network" and record.asked["divisor"] == 1:
             whole = {"model": record.model["name"], "weights": record.model["weights"], "device": record.device["name"]}
             whole |= {"round": record.asked["round"], "kind": "measured"}
-            seconds = zip(record.asked["ratios"], record.values.values(), strict=True)
-            rows += [whole | {"ratio": ratio, "seconds": float(values[0])} for ratio, values in seconds]
+            for ratio in record.asked["ratios"]:
+                rows.append(whole | {"ratio": ratio, "seconds": float(record.values[timing.label(ratio)][0])})
     columns = ["model", "weights", "ratio", "round", "seconds", "kind", "device"]
     return timing.image_seconds(pd.DataFrame(rows, columns=columns))
 
@@ -46,7 +46,7 @@ def time_against_ratio(
     reference: pd.DataFrame | None = None,  # shipped measurements of other machines: the same columns, and device
 ) -> Drawn:  # fmt: skip
     """Figure 5.1 (a), (b): seconds of an image against the ratio, and beside them the change that merging makes."""
-    models, changes = list(times.model.unique()), effects(times)
+    models, changes, times = list(times.model.unique()), effects(times), times[times.kind != "again"]
     palette = style.colours(models)
     with style.canvas(len(models), 2, size=(9.2, 3.4 * len(models) + 0.4), squeeze=False) as (figure, grid):
         for letter, model, (absolute, relative) in zip("abcdef", models, grid, strict=False):
@@ -55,22 +55,23 @@ def time_against_ratio(
             absolute.set(title=f"({letter}) {model}", ylabel=f"seconds for one image of {steps} steps")
             _relative(relative, changes[changes.model == model], palette[model])
             _reference(relative, reference, model)
-            reach = 1.15 * max(map(abs, relative.dataLim.intervaly))
+            reach = 1.15 * max(*map(abs, relative.dataLim.intervaly), 0.01)
             relative.set(title="the change that merging makes", ylim=(-reach, reach), ylabel="time against ratio 0")
             style.ratio_axis(relative, rows.ratio)
             relative.legend(handles=_legend(relative, rows, palette[model]), loc="best")
     told = " ".join(f"{model}: {words.effect(rows)}" for model, rows in changes.groupby("model", sort=False))
+    told = told or "Ratio 0 alone was asked for, which changes nothing."
     rounds = times[times.kind == "measured"].groupby(["model", "ratio"])["round"].nunique()
     composed = "; hollow: composed from the times of its attention layers" if (times.kind == "composed").any() else ""
     unit = (
         "scaled from single steps, interleaved rounds" if times.scaled.any() else "every iteration on the clock, images"
     )
     caption = (
-        f"{title}: time of the {steps} steps of an image, decoding left out, {weights_of(times)} weights; "
+        f"{title}: time of the {steps} steps of an image, decoding left out, {style.weights_of(times)} weights; "
         f"{unit}: {rounds.min()} or more. Filled: the whole network timed{composed}. "
         "Points on the left are means, dashes medians, bars interquartile ranges; on the right medians of the rounds and "
-        "their 95% bootstrap intervals. Grey: "
-        "smaller than the smallest detectable change, so not distinguishable from zero."
+        "their 95% bootstrap intervals. Grey: smaller than the smallest change that the same rounds could tell from "
+        "none, found by running ratio 0 twice in each, so not distinguishable from zero."
     )
     return style.finish(figure, name, f"{title}. {told}", caption, about)
 
@@ -90,7 +91,7 @@ def _absolute(axes, times: pd.DataFrame, colour) -> None:
 
 
 def _relative(axes, found: pd.DataFrame, colour) -> None:
-    smallest = found.detectable.iloc[0]
+    smallest = found.detectable.max()  # one value a model; nan where only ratio 0 was asked for
     if np.isfinite(smallest):
         axes.axhspan(-smallest, smallest, color=BAND, linewidth=0, zorder=0)
     axes.axhline(0, color=style.FAINT, linewidth=0.9)
@@ -134,8 +135,9 @@ def models_compared(
     pixel, latent = times.model.unique()
     palette = style.colours([pixel, latent])
     decoding = float(decode[decode.model == latent].seconds.median())
+    times = timing.preferred(times)
     middle = times.groupby(["model", "ratio"]).seconds.median()
-    without, including = middle[latent] / middle[pixel], (middle[latent] + decoding) / middle[pixel]
+    without, including = (timing.time_share(times, pixel, latent, added) for added in (0.0, decoding))
     with style.canvas(1, 2, size=(9.2, 3.9), width_ratios=[1.1, 1]) as (figure, (absolute, share)):
         for model, marker in zip((pixel, latent), style.MARKERS, strict=False):
             for kind, rows in times[times.model == model].groupby("kind"):
@@ -163,15 +165,11 @@ def models_compared(
     scaled = ", scaled from single steps" if times.scaled.any() else ""
     caption = (
         f"{title}: mean seconds of an image of {steps} steps{scaled}, "
-        f"{weights_of(times)} weights; filled markers measured, hollow composed. "
+        f"{style.weights_of(times)} weights; filled markers measured, hollow composed. "
         f"Right: medians of {latent} over {pixel}, with the thesis's two statements as lines. "
         f"Decoding an image adds {decoding:.2g} s to the latent model and nothing to the pixel model."
     )
     return style.finish(figure, name, alt, caption, about)
-
-
-def weights_of(table: pd.DataFrame) -> str:
-    return " and ".join(table.weights.unique())
 
 
 def _claims(axes) -> None:
@@ -184,7 +182,7 @@ def iteration_times(iterations: pd.DataFrame, about: About, *, name: str = "05_s
     """Section 4.3: the time of each denoising iteration as a distribution, from `timing.iterations`."""
     import seaborn
 
-    models = list(iterations.model.unique())
+    models, iterations = list(iterations.model.unique()), iterations[iterations.kind == "measured"]
     palette = style.colours(models)
     with style.canvas(1, len(models), size=(9.2, 3.4), squeeze=False) as (figure, grid):
         for axes, model in zip(grid[0], models, strict=True):
@@ -202,7 +200,7 @@ def iteration_times(iterations: pd.DataFrame, about: About, *, name: str = "05_s
     told = "; ".join(f"{model} {words.span(middle[model], '{:.3g}'.format)} ms over the ratios" for model in models)
     counted = iterations.groupby(["model", "ratio"]).size()
     caption = (
-        f"Time of each denoising iteration ({counted.min()} a ratio), {weights_of(iterations)} weights: the width of a "
+        f"Time of each denoising iteration ({counted.min()} a ratio), {style.weights_of(iterations)} weights: the width of a "
         "shape is how often a "
         "time occurs, the box spans the quartiles."
     )
@@ -225,7 +223,7 @@ def peak_memory(memory: pd.DataFrame, about: About, *, name: str = "05_section_4
     told = "; ".join(f"{model} {words.span(rows[model], '{:.4g}'.format)} MiB" for model in models)
     caption = (
         f"Peak memory of one network step above what is loaded (fresh process on a CPU, allocator on CUDA), "
-        f"{weights_of(memory)} weights."
+        f"{style.weights_of(memory)} weights."
     )
     return style.finish(figure, name, f"Peak memory by ratio: {told}.", caption, about)
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 
-UNSURE = "not distinguishable from zero"
+from ..measure import timing
+from ..measure.timing import UNSURE
+
 NEAR_HALF = (0.4, 0.6)  # what "near 50 %" and "almost half" are taken to mean
 QUARTER = 0.25  # of the time is left where "more than 75 %" is saved
 
@@ -84,11 +86,10 @@ def readings(found: pd.DataFrame) -> str:
 def compared(times: pd.DataFrame, decode: pd.DataFrame) -> str:
     """Figure 6.1 in words: the latent model's share of the pixel model's time against the thesis's two statements."""
     pixel, latent = times.model.unique()
-    middle = times.groupby(["model", "ratio"]).seconds.median()
     decoding = float(decode[decode.model == latent].seconds.median())
     lines = {}
     for label, added in (("without decoding", 0.0), ("with decoding", decoding)):
-        share = (middle[latent] + added) / middle[pixel]
+        share = timing.time_share(times, pixel, latent, added)
         saved = f"saves {span(1 - share)}" if (share < 1).all() else "does not save time throughout"
         lines[label] = f"{latent} takes {span(share)} of the time of {pixel} and {saved}: {two_statements(share)}."
     return bullets(lines)

@@ -110,19 +110,15 @@ def paired_interval(baseline, changed, statistic=np.median, level: float = 0.95,
     return interval(_relative_changes(baseline, changed), statistic, level, seed)
 
 
-def detectable(
-    baseline, again=None, statistic=np.median, level: float = 0.95, power: float = 0.8, seed: int = 0
-) -> float:
+def detectable(baseline, again, statistic=np.median, level: float = 0.95, power: float = 0.8, seed: int = 0) -> float:
     """The smallest relative change that as many rounds as these would find: at `level`, with probability `power`.
 
     (t[(1 + level) / 2, n - 1] + t[power, n - 1]) SE, Student's quantiles (Bloom 1995): SE is the bootstrap standard
     error of `statistic` over the n relative differences of the baseline with itself, measured `again` in the same
-    rounds or, without that, of each round with the one before it. Raises ValueError for fewer than three differences.
+    rounds. Raises ValueError for fewer than three of them.
     """
     from scipy.stats import bootstrap, t
 
-    if again is None:
-        baseline, again = np.asarray(baseline)[:-1], np.asarray(baseline)[1:]
     differences = _relative_changes(baseline, again)
     if len(differences) < 3:
         raise ValueError(f"baseline: got {len(differences)} differences of the baseline with itself; three are needed")
@@ -212,7 +208,8 @@ def count_calls(unet: nn.Module) -> Iterator[Calls]:
     counted = Calls()
 
     def count(module, arguments, keywords):
-        first = next(value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor) and value.ndim)
+        given = (*arguments, keywords.get("sample"), *keywords.values())
+        first = next(value for value in given if isinstance(value, Tensor) and value.ndim)
         counted.calls, counted.rows = counted.calls + 1, counted.rows + len(first)
 
     handle = unet.register_forward_pre_hook(count, with_kwargs=True)

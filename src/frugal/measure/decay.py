@@ -16,10 +16,10 @@ from ..methods import matching, merging, samplers
 from ..models import drawing, faces, zoo
 from . import quality
 from .plan import RATIOS, Cell, Subject
+from .timing import UNSURE
 
 BATCH = 16  # images sampled at once
 COMPARING = 0.01  # seconds for PSNR and SSIM of a pair
-SOURCE = (merging, matching, samplers, zoo.Model.decode, quality.psnr, quality.ssim)
 UNRELATED, AUTOENCODER = "unrelated test images", "autoencoder alone"
 
 
@@ -40,14 +40,15 @@ def decay_cells(
         }
         function = partial(_compare, subject, ratio, method, steps, seeds, watched)
         runs = 2 if ratio == 0 else 1  # the unmerged images are sampled with the first
-        source = (*SOURCE, _compare, _watch) + ((faces, drawing) if has_faces(subject) else ())
+        source = (merging, matching, samplers, zoo.Model.decode, quality.psnr, quality.ssim, _similar, _compare, _watch)
+        source += (_pictures, test_faces, faces, drawing) if has_faces(subject) else (_pictures,)
         compared = COMPARING * (2 * images + steps * watched)
         yield Cell("quality", "decay", subject, asked, function, source, runs * images * steps, overhead=compared)
 
 
 def has_faces(subject: Subject) -> bool:
     """Whether the model was trained on the project's own faces."""
-    return subject.about["name"].startswith("faces-")
+    return subject.title["model"].startswith("faces-")
 
 
 @torch.no_grad()
@@ -93,8 +94,12 @@ def _similar(prefix: str, a: Tensor, b: Tensor) -> dict:
 
 
 def test_faces(indices: Iterable[int], size: int = 64) -> Tensor:
-    """Faces of the test range, [n, 3, size, size] in [0, 1]: they have nothing to do with the seeds of the same numbers."""
-    return faces.Faces("test", size=size).images(list(indices))
+    """Faces of the test range, [n, 3, size, size] in [0, 1]: they have nothing to do with the seeds of the same numbers.
+
+    Beyond the end of the range they begin again.
+    """
+    data = faces.Faces("test", size=size)
+    return data.images([k % len(data) for k in indices])
 
 
 test_faces.__test__ = False  # its name is not a test's
@@ -152,6 +157,8 @@ def baseline_cells(subject: Subject | None, images: int, seed: int) -> Iterator[
     source = (
         faces,
         drawing,
+        _similar,
+        test_faces,
         _unrelated,
         _reconstructed,
         zoo.Model.decode,
@@ -168,6 +175,10 @@ class _Data(Subject):
     @property
     def about(self) -> dict:
         return {"name": "faces"}
+
+    @property
+    def dtype(self) -> str:
+        return "float32"
 
 
 _DATA = _Data("faces", device="cpu")
@@ -225,7 +236,7 @@ def dataset_changes(baselines: pd.DataFrame) -> pd.DataFrame:
             for ratio in table.columns[table.columns > 0]:
                 found = quality.mean_interval(table[ratio] - table[0.0])
                 sure = found.low > 0 or found.high < 0
-                verdict = ("higher" if found.value > 0 else "lower") if sure else "not distinguishable from zero"
+                verdict = ("higher" if found.value > 0 else "lower") if sure else UNSURE
                 row = {"model": model, "ratio": ratio, "quantity": quantity, "change": found.value}
                 rows.append(row | {"low": found.low, "high": found.high, "verdict": verdict})
     return pd.DataFrame(rows, columns=["model", "ratio", "quantity", "change", "low", "high", "verdict"])

@@ -1,7 +1,9 @@
 """`frugal evaluate NAME`: what an embedded model must reach, measured, and written to the card beside its weights."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from ..models import cards, faces, recipes, zoo
 from . import corruptions, judge, quality
 
 SIZE, SAMPLES, STEPS = 64, 256, 25
+NEIGHBOURS = 20_000  # training faces searched for the nearest
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def diversity(p: dict[str, Tensor]) -> float:
     return (apart.sum() / (n * (n - 1))).item()
 
 
-def nearest_training(images: Tensor, count: int = 20_000) -> Tensor:
+def nearest_training(images: Tensor, count: int = NEIGHBOURS) -> Tensor:
     """Root mean squared distance of each image to its nearest among `count` training faces: float32 [n]."""
     data, best = faces.Faces("train", SIZE), torch.full((len(images),), torch.inf)
     flat = images.flatten(1)
@@ -86,6 +89,7 @@ def judge_marks() -> list[Mark]:
     marks.append(Mark("test faces drawn again, median dB", float(np.median(quality.psnr(images[:1000], again))), 30))
     # 4000 faces: two standard errors of a 99 % share are 0.3 points
     marks.append(Mark("test faces accepted", judge.accepts(images).float().mean().item(), 0.987))
+    marks.append(Mark("the threshold, computed again from validation faces", judge.calibrate()["threshold"]))
     unseen = faces.Faces("test", SIZE, part="unseen").images(range(1000))
     marks.append(Mark("faces with unseen pairs accepted", judge.accepts(unseen).float().mean().item()))
     for name, make in corruptions.corruptions().items():
@@ -112,48 +116,61 @@ def reconstruct(vae, images: Tensor) -> Tensor:
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
 
-def generator_marks(name: str, accepted: float, blur: float) -> list[Mark]:
+def generator_marks(name: str, accepted: float, blur: float, samples: int = SAMPLES) -> list[Mark]:
     """Marks of one generator on unfiltered samples; KID must beat test faces blurred by `blur` pixels."""
-    images = sample(zoo.load(name), seeds=range(SAMPLES), steps=STEPS, sampler="dpmpp_2m")
+    images = sample(zoo.load(name), seeds=range(samples), steps=STEPS, sampler="dpmpp_2m")
     data = faces.Faces("test", SIZE)
-    real, others = data.images(range(SAMPLES)), data.images(range(SAMPLES, 2 * SAMPLES))
+    real, others = data.images(range(samples)), data.images(range(samples, 2 * samples))
     reference, read = data.parameters(range(4000)), judge.parameters(images)
-    kid = lambda a: quality.kid(judge.features(a), judge.features(real)).value
-    return [
+    kid, same, blurred = (
+        quality.kid(judge.features(a), judge.features(real)) for a in (images, others, corruptions.blur(others, blur))
+    )
+    marks = [
         Mark("accepted by the judge", judge.accepts(images).float().mean().item(), accepted),
         Mark("largest difference of a marginal", farthest_marginal(read, reference), 0.15, at_least=False),
-        Mark("the same, real against real", farthest_marginal(data.parameters(range(4000, 4000 + SAMPLES)), reference)),
-        Mark(
-            f"KID, below test faces blurred by {blur:g} px",
-            kid(images),
-            kid(corruptions.blur(others, blur)),
-            at_least=False,
-        ),
-        Mark("KID, real against real", kid(others)),
+        Mark("the same, real against real", farthest_marginal(data.parameters(range(4000, 4000 + samples)), reference)),
+        Mark(f"KID, below test faces blurred by {blur:g} px", kid.value, blurred.value, at_least=False),
+        *(Mark(f"KID, {end} end of its 95 % band", value) for end, value in (("lower", kid.low), ("upper", kid.high))),
+        Mark(f"KID, lower end of the band of faces blurred by {blur:g} px", blurred.low),
+        Mark("KID, real against real", same.value),
+        Mark("KID, real against real, upper end of its band", same.high),
+        Mark("reader-IS, mean over attributes", class_score(images)),
+        Mark("reader-IS of test faces", class_score(real)),
         Mark("diversity (mean distance of pairs)", diversity(read)),
-        Mark("diversity of test faces", diversity(data.parameters(range(SAMPLES)))),
-        Mark("distance to the nearest training face, median", nearest_training(images).median().item()),
+        Mark("diversity of test faces", diversity(data.parameters(range(samples)))),
+        Mark(f"distance to the nearest of {NEIGHBOURS:,} training faces, median", nearest_training(images).median().item()),
         Mark("the same of test faces", nearest_training(real).median().item()),
     ]
+    if samples >= quality.FID_MINIMUM:
+        fid = lambda a: quality.fid(judge.features(a), judge.features(real))
+        marks += [Mark("reader-FID", fid(images)), Mark("reader-FID, real against real", fid(others))]
+    return marks
 
 
-EVALUATIONS: dict[str, Callable[[], list[Mark]]] = {
-    "judge": judge_marks,
-    "faces-vae": vae_marks,
-    "faces-ddpm": lambda: generator_marks("faces-ddpm", accepted=0.30, blur=2.0),
-    "faces-ldm": lambda: generator_marks("faces-ldm", accepted=0.60, blur=1.0),
-}
+def class_score(images: Tensor) -> float:
+    """The Inception score by the reader's classes, mean over the attributes."""
+    return float(np.mean([quality.class_score(p) for p in judge.probabilities(images).values()]))
 
 
-def evaluate(name: str) -> bool:
-    """Measure and print the marks of "judge", "faces-vae", "faces-ddpm" or "faces-ldm", write them to its card; True if all are reached.
+GENERATORS = {"faces-ddpm": {"accepted": 0.30, "blur": 2.0}, "faces-ldm": {"accepted": 0.60, "blur": 1.0}}
+EVALUATIONS: dict[str, Callable[[], list[Mark]]] = {"judge": judge_marks, "faces-vae": vae_marks}
+EVALUATIONS |= {name: partial(generator_marks, name, **bounds) for name, bounds in GENERATORS.items()}
 
-    Raises ValueError for another name.
+
+def evaluate(name: str, samples: int | None = None) -> bool:
+    """Measure and print the marks of the judge or an embedded model, write them to its card; True if all are reached.
+
+    `samples` of a generator, 256 unless told; from 2,048 on with reader-FID. Raises ValueError for another name or fewer
+    than 8 samples, or samples of what generates nothing.
     """
     if name not in EVALUATIONS:
         raise ValueError(f"name: got {name!r}, allowed are {', '.join(EVALUATIONS)}")
-    marks = EVALUATIONS[name]()
+    if samples is not None and (name not in GENERATORS or not 8 <= samples <= 10_000):
+        raise ValueError(f"samples: got {samples!r}, allowed are 8 to 10000, of {', '.join(GENERATORS)}")
+    began = time.time()
+    marks = EVALUATIONS[name](**({"samples": samples} if samples else {}))
     print(f"{name}\n" + "\n".join(f"  {mark}" for mark in marks))
     owner = "faces-reader" if name == "judge" else name
-    cards.write(owner, cards.read(owner) | {"marks": [asdict(mark) | {"reached": mark.reached} for mark in marks]})
+    found = {"marks": [asdict(mark) | {"reached": mark.reached} for mark in marks], "evaluated_in": time.time() - began}
+    cards.write(owner, cards.read(owner) | found)
     return all(mark.reached for mark in marks)

@@ -165,7 +165,7 @@ class Run:
         """Every table by name, as `numbers` takes them."""
         names = ("network", "layers", "seconds", "decode", "iterations", "memory", "attention", "noop")
         found = {name: getattr(self, name) for name in names}
-        found |= {"detectable": detectable(self.network), "changes": changes(self.network)}
+        found |= {"detectable": detectable(self.seconds), "changes": changes(self.seconds)}
         if self.trained:
             found |= {name: getattr(self, name) for name in ("quality", "trajectories", "baselines", "fits")}
             found["dataset_changes"] = dataset_changes(self.baselines)

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import textwrap
 
 import torch
 from torch import Tensor
@@ -132,24 +133,35 @@ def accepts(images: Tensor) -> Tensor:
 
 
 def hashes() -> dict[str, str]:
-    """What the threshold belongs to: parameters of faces of every split, the code that draws them, the reader's weights.
+    """What marks belong to: parameters of faces of every split and the code that draws them, the reader's weights, and
+    how the judge compares, its scales and its threshold.
 
     Pixels themselves differ in the last bit between processors; comments and layout of the code do not count.
     """
-    digest = hashlib.sha256(ast.unparse(ast.parse(inspect.getsource(drawing))).encode())
+    digest = hashlib.sha256(plain(drawing))
     for split, part in faces.SPLITS:
-        parameters = faces.Faces(split, SIZE, part).parameters(range(256))
-        for name in sorted(parameters):
-            digest.update(parameters[name].numpy().tobytes())
+        p = faces.Faces(split, SIZE, part).parameters(range(256))
+        for name in sorted(p):
+            digest.update(p[name].numpy().tobytes())
     weights = (paths.EMBEDDED / "faces-reader" / "diffusion_pytorch_model.safetensors").read_bytes()
-    return {"faces": digest.hexdigest()[:16], "reader": hashlib.sha256(weights).hexdigest()[:16]}
+    fixed_numbers = [SOFTEN, REGIONS, COLOUR_REGIONS, fixed()["scales"], fixed()["threshold"]]
+    compared = hashlib.sha256(json.dumps(fixed_numbers).encode())
+    for part in (parameters, render, errors, distance, accepts, blur):
+        compared.update(plain(part))
+    digests = {"faces": digest, "reader": hashlib.sha256(weights), "judge": compared}
+    return {name: found.hexdigest()[:16] for name, found in digests.items()}
 
 
-def calibrate(n: int = 10_000) -> dict:
-    """Scales (99 % quantile of each region's error, where the region is present) and threshold from validation faces."""
+def plain(part) -> bytes:
+    """The code of a module or function without comments and layout; what a docstring says does count."""
+    return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(part)))).encode()
+
+
+def calibrate(n: int = 5000) -> dict:
+    """What `judge.json` holds: scales (99 % quantile of each region's error, where the region is present) and threshold from validation faces."""
     images = faces.Faces("validation", SIZE).images(range(n))
     found = errors(images)
     scales = {region: round(torch.quantile(e[e > 0], 0.99).item(), 5) for region, e in found.items()}
     worst = torch.stack([found[region] / scales[region] for region in REGIONS]).amax(0)
     threshold = round(torch.quantile(worst, 0.99).item(), 5)
-    return {"validation_faces": n, "scales": scales, "threshold": threshold, "hashes": hashes()}
+    return {"validation_faces": n, "scales": scales, "threshold": threshold}

@@ -7,6 +7,7 @@ import pandas as pd
 
 from .decay import AUTOENCODER, UNRELATED
 from .plan import EMBEDDED, PUBLISHED
+from .timing import UNSURE, time_share
 
 MIDDLE = 0.5  # the ratio the thesis finds best
 
@@ -74,7 +75,7 @@ def _changes(table: pd.DataFrame) -> dict:
             f"{name}_best_change": best.change,
             f"{name}_best_verdict": best.verdict,
         }
-        found |= {f"{name}_told_apart": int((rows.verdict != "not distinguishable from zero").sum())}
+        found |= {f"{name}_told_apart": int((rows.verdict != UNSURE).sum())}
         if MIDDLE in at.index:
             middle = at.loc[MIDDLE]
             found |= {f"{name}_change_50_{key}": middle[key] for key in ("low", "high", "verdict", "kind")}
@@ -127,7 +128,7 @@ def _baselines(table: pd.DataFrame) -> dict:
 
 
 def _dataset_changes(table: pd.DataFrame) -> dict:
-    sure = table.verdict != "not distinguishable from zero"
+    sure = table.verdict != UNSURE
     counts = sure.groupby([table.model, table.quantity]).sum()
     return {f"{slug(model)}_to_dataset_{quantity}_told_apart": n for (model, quantity), n in counts.items()}
 
@@ -156,13 +157,10 @@ def _pair(tables: Mapping[str, pd.DataFrame]) -> dict:
             found[f"{prefix}_parameter_ratio"] = parameters[latent] / parameters[pixel]
         if seconds is None or not {pixel, latent} <= set(seconds.model):
             continue
-        preferred = seconds.sort_values("kind", key=lambda kind: kind != "measured")
-        first = preferred.drop_duplicates(["model", "ratio"])[["model", "ratio", "kind"]]
-        means = seconds.merge(first).groupby(["model", "ratio"]).seconds.mean()
-        found |= _shares(f"{prefix}_time_share", means[latent] / means[pixel])
+        found |= _shares(f"{prefix}_time_share", time_share(seconds, pixel, latent))
         if decode is not None and latent in set(decode.model):
-            decoding = decode[decode.model == latent].seconds.mean()
-            found |= _shares(f"{prefix}_time_share_with_decoding", (means[latent] + decoding) / means[pixel])
+            decoding = decode[decode.model == latent].seconds.median()
+            found |= _shares(f"{prefix}_time_share_with_decoding", time_share(seconds, pixel, latent, decoding))
     return found
 
 

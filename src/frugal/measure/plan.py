@@ -81,24 +81,34 @@ class Subject:
 
     @property
     def model(self) -> zoo.Model:
-        return self.given or _load(self.name, self.weights, self.device)
+        return self.given or _load(self.name, self.weights, self.place)
 
     @property
     def place(self) -> str:
         """The device in words."""
-        return str(self.given.device if self.given else zoo._device(self.device))
+        return str(self.given.device if self.given else zoo.find_device(self.device))
 
-    @cached_property
-    def about(self) -> dict[str, Any]:
-        """Name, weights, their hash and revision, as records keep them."""
+    @property
+    def _named(self) -> zoo.Model:
+        """The model, or no more than its name where random weights say all."""
         short = (published(self.name) or "").rpartition("/")[2]
-        model = zoo.Model(short, "random", None, None) if short and self._unloaded else self.model
-        return {key: getattr(model, key) for key in ("name", "weights", "weights_hash", "revision")}
+        return zoo.Model(short, "random", None, None) if short and self._unloaded else self.model
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Name, weights, their hash and revision, as records keep them; of a model handed in, how it attends as well."""
+        found = {key: getattr(self._named, key) for key in ("name", "weights", "weights_hash", "revision")}
+        return found | ({"attention": processors(self.given.unet)} if self.given else {})
+
+    @property
+    def dtype(self) -> str:
+        """What the network computes in."""
+        return str(self.given.dtype if self.given else torch.float32).removeprefix("torch.")
 
     @property
     def title(self) -> dict[str, str]:
         """The columns by which every table names a model."""
-        return {"model": self.about["name"], "weights": self.about["weights"]}
+        return {"model": self._named.name, "weights": self._named.weights}
 
     @cached_property
     def blueprint(self) -> nn.Module:
@@ -160,13 +170,19 @@ class Subject:
         zoo.Model(self.name, self.weights, None, None).require_trained(what)
 
 
+def processors(unet: nn.Module) -> list[str]:
+    """The kinds of attention processors in a network: whether attention is fused is theirs to say."""
+    return sorted({type(layer.processor).__name__ for _, layer in cost.attention_layers(unet)})
+
+
 def step_input(unet: nn.Module, divisor: int = 1, device: Any = "cpu") -> tuple[tuple, dict]:
     """Positional and named arguments of one denoising step of one image, its side divided by `divisor`."""
     size, config = unet.config.sample_size, unet.config
     height, width = (size, size) if isinstance(size, int) else size
-    noise = torch.randn(1, config.in_channels, height // divisor, width // divisor, generator=_generator()).to(device)
+    to = {"device": device, "dtype": next(unet.parameters()).dtype}
+    noise = torch.randn(1, config.in_channels, height // divisor, width // divisor, generator=_generator()).to(**to)
     words = config.get("cross_attention_dim")  # a text-conditioned network also gets 77 tokens, as CLIP makes them
-    options = {"encoder_hidden_states": torch.randn(1, 77, words, generator=_generator()).to(device)} if words else {}
+    options = {"encoder_hidden_states": torch.randn(1, 77, words, generator=_generator()).to(**to)} if words else {}
     return (noise, TIMESTEP), options
 
 
@@ -193,7 +209,8 @@ class Cell:
         return (self.steps + self.passes * (self.subject.attention if self.passes else 0)) * self.subject.flops
 
     def _about(self, scale: str) -> dict:
-        return {"scale": scale, "source": self.source, "model": self.subject.about, "device": self.subject.place}
+        about = {"scale": scale, "source": self.source, "model": self.subject.about}
+        return about | {"device": self.subject.place, "dtype": self.subject.dtype}
 
     def measure(self, scale: str) -> records.Record:
         """The stored record, else measured now."""

@@ -105,7 +105,7 @@ def kid(features_a: Tensor, features_b: Tensor, level: float = 0.95, resamples: 
     with torch.random.fork_rng(devices=[]):  # compute() shuffles by the global generator, without effect on the value
         value = float(metric.compute()[0])
     kernels = poly_kernel(a, a).numpy(), poly_kernel(b, b).numpy(), poly_kernel(a, b).numpy()
-    low, high = np.quantile(_resampled(*kernels, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(_resampled(*kernels, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), len(a))
 
 
@@ -153,8 +153,9 @@ def _resampled(k_aa: np.ndarray, k_bb: np.ndarray, k_ab: np.ndarray, resamples: 
     w_a, w_b = (rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64) for _ in range(2))
 
     def within(weights, kernel):
-        kernel = kernel - np.diag(np.diag(kernel))
-        return np.einsum("rn,rn->r", weights @ kernel, weights) / (n**2 - (weights**2).sum(1))
+        kernel, pairs = kernel - np.diag(np.diag(kernel)), n**2 - (weights**2).sum(1)
+        pairs = np.where(pairs > 0, pairs, np.nan)  # a resample of one row alone has no pair
+        return np.einsum("rn,rn->r", weights @ kernel, weights) / pairs
 
     return within(w_a, k_aa) + within(w_b, k_bb) - 2 * np.einsum("rn,rn->r", w_a @ k_ab, w_b) / n**2
 

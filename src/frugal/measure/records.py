@@ -29,6 +29,7 @@ KINDS = ("time", "memory", "quality", "count")
 OF_THIS_MACHINE = ("time", "memory")
 SCALES = ("smoke", "quick", "thesis")
 LOG = "runs.log"  # beside the records: one JSON line a question
+STARTED = time.time()
 PROCESS_RUN = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
 
 
@@ -78,7 +79,7 @@ def measure(
     result that is not allowed, and whatever `function` raises, in which case nothing is stored.
     """
     about = {"scale": scale, "source": source, "model": model, "device": device, "dtype": dtype}
-    fixed, store = _question(kind, name, asked, **about), Path(store) if store else paths.results()
+    fixed, store = _question(kind, name, asked, **about), Path(store) if store else paths.results(scale)
     file = store / f"{name}-{fixed['key']}.json"
     record = _read(file, reused=True) if file.exists() else None
     if record is None:
@@ -92,7 +93,8 @@ def measure(
 
 def find(kind: str, name: str, asked: Mapping, *, store: Path | None = None, **about) -> Record | None:
     """The record that `measure` would reuse, None where it would measure: to say beforehand what a run will take."""
-    file = (Path(store) if store else paths.results()) / f"{name}-{_question(kind, name, asked, **about)['key']}.json"
+    folder = Path(store) if store else paths.results(about["scale"])
+    file = folder / f"{name}-{_question(kind, name, asked, **about)['key']}.json"
     return _read(file, reused=True) if file.exists() else None
 
 
@@ -176,17 +178,26 @@ def tally(store: Path | None = None) -> Tally:
 def source_hash(*objects) -> str:
     """Hash of the source of modules, classes and functions; an instance counts as its class, a partial as its function.
 
-    Raises ValueError for an object without Python source.
+    Raises ValueError for an object without Python source, RuntimeError where its file was edited after it was imported.
     """
     texts = []
     for item in objects:
         item = inspect.unwrap(item.func if isinstance(item, functools.partial) else item)
         known = inspect.ismodule(item) or inspect.isclass(item) or inspect.isroutine(item)
         try:
-            texts.append(inspect.getsource(item if known else type(item)))
+            texts.append(_source(item if known else type(item)))
         except (OSError, TypeError):
             raise ValueError(f"source: got {item!r}; an object with Python source is allowed") from None
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _source(item) -> str:
+    """Read once a process: what is loaded runs, whatever becomes of its file later."""
+    file = Path(inspect.getsourcefile(item) or "")
+    if file.is_relative_to(paths.PACKAGE) and file.stat().st_mtime > STARTED:
+        raise RuntimeError(f"{file.name} was edited after it was loaded: start again, so that a record is filed rightly")
+    return inspect.getsource(item)
 
 
 def _check(kind: str, name: str, scale: str) -> None:
@@ -278,6 +289,8 @@ def _read(file: Path, **marks) -> Record | None:
         if file.stem != f"{kept['name']}-{kept['key']}":
             raise ValueError("it holds another record")
         quantities = {q: {**e, "values": [float(v) for v in e["values"]]} for q, e in kept.pop("quantities").items()}
+        if not quantities or not all(entry["values"] for entry in quantities.values()):
+            raise ValueError("it holds no values")
         return Record(**kept, quantities=quantities, **marks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.warn(f"unreadable record {file.name} ({type(error).__name__}: {error}): it is left out", stacklevel=3)

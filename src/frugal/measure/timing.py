@@ -21,6 +21,8 @@ from .plan import RATIOS, THESIS_STEPS, TIMESTEP, Cell, Subject, step_input
 MERGING = (merging, matching)
 DECODING = 3.3  # steps' worth of FLOPs in decoding an image (the published latent model)
 FEWEST = 4  # rounds from which a change can be judged
+AGAIN = "ratio 0 again"  # run beside ratio 0 in every round: what is no change at all
+UNSURE = "not distinguishable from zero"
 
 
 def network_cells(subject: Subject, ratios: Iterable[float], rounds: int, method: str, divisor: int) -> Iterator[Cell]:
@@ -30,14 +32,13 @@ def network_cells(subject: Subject, ratios: Iterable[float], rounds: int, method
     @cache
     def prepare():
         arguments, options = step_input(subject.model.unet, divisor, subject.model.device)
-        return torch.inference_mode()(partial(subject.model.unet, *arguments, **options)), _contexts(
-            subject, ratios, method
-        )
+        contexts = _contexts(subject, ratios, method)
+        return torch.inference_mode()(partial(subject.model.unet, *arguments, **options)), _with_twin(contexts)
 
     run = _Rounds(prepare, subject)
     asked = {"ratios": ratios, "method": method, "batch": 1, "timestep": TIMESTEP, "divisor": divisor}
     for k in range(rounds):
-        steps = len(ratios) * (1 + (k == 0)) / divisor**2
+        steps = (len(ratios) + (0 in ratios)) * (1 + (k == 0)) / divisor**2
         yield Cell(
             "time", "network", subject, asked | {"round": k}, partial(run, k), (*MERGING, cost.interleaved), steps
         )
@@ -54,9 +55,9 @@ def layer_cells(subject: Subject, ratios: Iterable[float], rounds: int, method: 
             raise ValueError(f"models: got {subject.name}, whose layers sit in transformer blocks; it is timed whole")
         arguments, options = step_input(unet, divisor, subject.model.device)
         alone, contexts = cost.layer_calls(unet, *arguments, **options), _contexts(subject, ratios, method)
-        named = {f"{layer} {_label(ratio)}": (layer, ratio) for ratio in ratios for layer in alone}
+        named = {f"{layer} {label(ratio)}": (layer, ratio) for ratio in ratios for layer in alone}
         calls = {name: alone[layer] for name, (layer, _) in named.items()}
-        return calls, {name: contexts[_label(ratio)] for name, (_, ratio) in named.items()}
+        return calls, {name: contexts[label(ratio)] for name, (_, ratio) in named.items()}
 
     run = _Rounds(prepare, subject)
     asked = {"ratios": ratios, "method": method, "batch": 1, "timestep": TIMESTEP, "divisor": divisor}
@@ -101,34 +102,45 @@ class _Rounds:
         return {name: {"unit": "s", "values": values} for name, values in seconds.items()}
 
 
-def _label(ratio: float) -> str:
+def label(ratio: float) -> str:
+    """The name under which a record keeps what was measured at a ratio."""
     return f"ratio {ratio:g}"
 
 
 def _contexts(subject: Subject, ratios: tuple[float, ...], method: str) -> dict:
     """A context a ratio that merges the network's tokens; what is not allowed is refused before anything is timed."""
-    contexts = {_label(r): partial(merging.merge_tokens, subject.model.unet, r, method=method) for r in ratios}
+    contexts = {label(r): partial(merging.merge_tokens, subject.model.unet, r, method=method) for r in ratios}
     for merge in contexts.values():
         merge().remove()
     return contexts
 
 
+def _with_twin(contexts: dict) -> dict:
+    return contexts | ({AGAIN: contexts[label(0)]} if label(0) in contexts else {})
+
+
+def _ratios_and_kinds(cell: Cell) -> list[tuple[str, float, str]]:
+    """Label, ratio and kind of all that a cell of ratios timed, its twin of ratio 0 last."""
+    found = [(label(ratio), ratio, "measured") for ratio in cell.asked["ratios"]]
+    return found + ([(AGAIN, 0.0, "again")] if 0 in cell.asked["ratios"] else [])
+
+
 def network_times(
     models, ratios=RATIOS, rounds: int = 7, *, method="tome", scale="quick", divisor=1, device="auto"
 ) -> pd.DataFrame:  # fmt: skip
-    """Seconds of one denoising step of the whole network, batch 1: model, weights, ratio, round, seconds, kind ("measured").
+    """Seconds of one denoising step of the whole network, batch 1: model, weights, ratio, round, seconds, kind.
 
+    kind: "measured"; or "again", a second run of ratio 0 in the same round, which shows how little can be told apart.
     `models`: names, pairs (name, weights) or loaded models. `divisor` divides the side of the input.
     """
     rows = []
     for subject in (Subject.of(item, device) for item in models):
         for cell in network_cells(subject, ratios, rounds, method, divisor):
             seconds = cell.measure(scale).values
-            for ratio in cell.asked["ratios"]:
-                value = float(seconds[_label(ratio)][0])
-                rows.append(
-                    subject.title | {"ratio": ratio, "round": cell.asked["round"], "seconds": value, "kind": "measured"}
-                )
+            for name, ratio, kind in _ratios_and_kinds(cell):
+                value = float(seconds[name][0])
+                where = {"ratio": ratio, "round": cell.asked["round"]}
+                rows.append(subject.title | where | {"seconds": value, "kind": kind})
     return pd.DataFrame(rows, columns=["model", "weights", "ratio", "round", "seconds", "kind"])
 
 
@@ -147,7 +159,7 @@ def layer_times(
             for ratio in cell.asked["ratios"]:
                 for layer, shape in shapes.items():
                     where = {"layer": layer, **shape, "ratio": ratio, "round": cell.asked["round"]}
-                    rows.append(subject.title | where | {"seconds": float(seconds[f"{layer} {_label(ratio)}"][0])})
+                    rows.append(subject.title | where | {"seconds": float(seconds[f"{layer} {label(ratio)}"][0])})
     return pd.DataFrame(rows, columns=["model", "weights", "layer", "tokens", "channels", "ratio", "round", "seconds"])
 
 
@@ -197,12 +209,12 @@ def iteration_cells(subject: Subject, ratios, images: int, steps: int, method: s
     for image in range(seed, seed + images):
         asked = {"ratios": ratios, "method": method, "steps": steps, "seed": image, "sampler": "ddim", "batch": 1}
         function = partial(_iterations, subject, ratios, method, steps, image)
-        work = len(ratios) * (steps + 1)
+        work = (len(ratios) + (0 in ratios)) * (steps + 1)
         yield Cell("time", "iterations", subject, asked, function, (*MERGING, samplers, _iterations), work)
 
 
 def _iterations(subject: Subject, ratios: tuple[float, ...], method: str, steps: int, seed: int) -> dict:
-    contexts = _contexts(subject, ratios, method)
+    contexts = _with_twin(_contexts(subject, ratios, method))
     for merge in contexts.values():  # a step of its own warms up
         with merge():
             next(samplers.denoise(subject.model, [seed], steps))
@@ -223,42 +235,58 @@ def _iterations(subject: Subject, ratios: tuple[float, ...], method: str, steps:
 def iterations(
     models, ratios=RATIOS, images: int = 1, steps: int = 25, *, seed=0, method="tome", scale="quick", device="auto"
 ) -> pd.DataFrame:  # fmt: skip
-    """Seconds of each denoising iteration (network and scheduler, batch 1, DDIM): model, weights, ratio, image, step, seconds."""
+    """Seconds of each denoising iteration (network and scheduler, batch 1, DDIM): model, weights, ratio, image, step,
+    seconds, kind (as `network_times`)."""
     rows = []
     for subject in (Subject.of(item, device) for item in models):
         for cell in iteration_cells(subject, ratios, images, steps, method, seed):
             seconds = cell.measure(scale).values
-            for ratio in cell.asked["ratios"]:
-                where = subject.title | {"ratio": ratio, "image": cell.asked["seed"]}
-                rows += [where | {"step": step, "seconds": float(s)} for step, s in enumerate(seconds[_label(ratio)])]
-    return pd.DataFrame(rows, columns=["model", "weights", "ratio", "image", "step", "seconds"])
+            for name, ratio, kind in _ratios_and_kinds(cell):
+                where = subject.title | {"ratio": ratio, "image": cell.asked["seed"], "kind": kind}
+                rows += [where | {"step": step, "seconds": float(s)} for step, s in enumerate(seconds[name])]
+    return pd.DataFrame(rows, columns=["model", "weights", "ratio", "image", "step", "seconds", "kind"])
 
 
 def image_seconds(times: pd.DataFrame, steps: int = THESIS_STEPS) -> pd.DataFrame:
     """Seconds of one image of `steps` steps, decoding outside (the thesis's unit), with the columns `steps` and `scaled`.
 
     From `network_times` and `composed_times`: `steps` times a step, one row a round. From `iterations`: the sum over an
-    image's steps, one row an image as `round`, kind "measured", scaled where it had another number of steps.
+    image's steps, one row an image as `round`, scaled where it had another number of steps.
     """
     if "step" not in times:
         return times.assign(seconds=steps * times.seconds, steps=steps, scaled=True)
-    sums = times.groupby(["model", "weights", "ratio", "image"], sort=False).seconds.agg(["sum", "size"]).reset_index()
-    rows = sums.rename(columns={"image": "round"}).assign(seconds=sums["sum"] * steps / sums["size"], kind="measured")
+    one = ["model", "weights", "ratio", "image", "kind"]
+    sums = times.groupby(one, sort=False).seconds.agg(["sum", "size"]).reset_index()
+    rows = sums.rename(columns={"image": "round"}).assign(seconds=sums["sum"] * steps / sums["size"])
     return rows.assign(steps=steps, scaled=sums["size"] != steps).drop(columns=["sum", "size"])
 
 
 def detectable(times: pd.DataFrame) -> pd.DataFrame:
     """Smallest relative change of a step's seconds that as many rounds would find: model, weights, effect, rounds.
 
-    From the rounds at ratio 0, each against the one before (see `cost.detectable`); nan for fewer than four rounds.
+    From ratio 0 against its twin of the same round (see `cost.detectable`), as every ratio is compared; nan for fewer
+    than four rounds.
     """
     rows = []
-    base = times[(times.ratio == 0) & (times.kind == "measured")]
-    for (model, weights), group in base.groupby(["model", "weights"], sort=False):
-        values = group.sort_values("round").seconds.to_numpy()
-        effect = cost.detectable(values) if len(values) >= FEWEST else np.nan
-        rows.append({"model": model, "weights": weights, "effect": effect, "rounds": len(values)})
+    for (model, weights), group in times[times.ratio == 0].groupby(["model", "weights"], sort=False):
+        pairs = group.pivot(index="round", columns="kind", values="seconds").dropna()
+        enough = len(pairs) >= FEWEST and "again" in pairs
+        effect = cost.detectable(pairs.measured.to_numpy(), pairs.again.to_numpy()) if enough else np.nan
+        rows.append({"model": model, "weights": weights, "effect": effect, "rounds": len(pairs)})
     return pd.DataFrame(rows, columns=["model", "weights", "effect", "rounds"])
+
+
+def preferred(times: pd.DataFrame) -> pd.DataFrame:
+    """One series a model and ratio: the whole network's times where it was measured, else the composed ones; no twins."""
+    rows = times[times.kind != "again"].sort_values("kind", key=lambda kind: kind != "measured", kind="stable")
+    first = rows.drop_duplicates(["model", "ratio"])[["model", "ratio", "kind"]]
+    return rows.merge(first)
+
+
+def time_share(times: pd.DataFrame, pixel: str, latent: str, decoding: float = 0.0) -> pd.Series:
+    """The latent model's share of the pixel model's time at every ratio: medians, with seconds of decoding added or not."""
+    middle = preferred(times).groupby(["model", "ratio"]).seconds.median()
+    return (middle[latent] + decoding) / middle[pixel]
 
 
 def changes(times: pd.DataFrame) -> pd.DataFrame:
@@ -281,7 +309,7 @@ def changes(times: pd.DataFrame) -> pd.DataFrame:
         paired = base[model, weights].reindex(group["round"]).to_numpy()
         found, effect = cost.paired_interval(paired, group.seconds.to_numpy()), float(smallest[model, weights])
         sure = abs(found.value) >= effect and (found.low > 0 or found.high < 0)  # never where effect is nan
-        verdict = ("faster" if found.value < 0 else "slower") if sure else "not distinguishable from zero"
+        verdict = ("faster" if found.value < 0 else "slower") if sure else UNSURE
         row = {"model": model, "weights": weights, "ratio": ratio, "kind": kind, "change": found.value}
         rows.append(row | {"low": found.low, "high": found.high, "detectable": effect, "verdict": verdict})
     columns = ["model", "weights", "ratio", "kind", "change", "low", "high", "detectable", "verdict"]

@@ -139,6 +139,7 @@ class Merging:
         self.unet, self.ratio, self.layers, self.seed = unet, ratio, layers, seed
         self.timesteps: tuple[float, ...] = (0.0,)
         self.seen: Counter[tuple[str, int, int]] = Counter()
+        self.over = False
         self._undo = ExitStack()
         self._removed = 0
 
@@ -153,9 +154,12 @@ class Merging:
 
     def remove(self) -> None:
         """Put the network back as it was; a second time does nothing."""
+        self.over = True
         self._undo.close()
 
     def __enter__(self) -> Self:
+        if self.over:
+            raise ValueError("merging: got one that was removed before, allowed is a new one: call merge_tokens again")
         return self
 
     def __exit__(self, *_exception) -> None:

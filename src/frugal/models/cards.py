@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from .. import paths
+from .faces import Faces
 
 ABOUT = {
     "faces-reader": "reads attributes and drawing parameters from a face; the network of the judge",
@@ -40,20 +41,27 @@ def write(name: str, card: dict) -> None:
     file(name).with_name("README.md").write_text(markdown(card))
 
 
+def seen(images: int) -> str:
+    """How many faces a network was shown, and how often each."""
+    distinct = len(Faces("train"))
+    return f"{images:,}, " + ("all different" if images <= distinct else f"each of {distinct:,} faces again and again")
+
+
 def markdown(card: dict) -> str:
     """The card as a page: facts of the training, then the marks."""
     facts = {
         "parameters": f"{card.get('parameters', 0):,}",
         "data": card["data"],
         "steps": f"{card['steps']:,}",
-        "images seen": f"{card['images']:,}, all different",
+        "images seen": seen(card["images"]),
         "training time": f"{card['seconds'] / 60:.0f} minutes",
         "device": card.get("device", "not trained yet"),
         "last loss": f"{card['loss'][-1][1]:.4f}" if card["loss"] else "none",
         "weights": "float16 safetensors, exponential moving average; licence CC BY 4.0",
     }
     lines = ["---", "license: cc-by-4.0", "library_name: diffusers", "---", "", f"# {card['name']}", ""]
-    lines += [f"{ABOUT[card['name']].capitalize()}.", "", "| training | |", "| --- | --- |"]
+    about = ABOUT[card["name"]]
+    lines += [f"{about[0].upper()}{about[1:]}.", "", "| training | |", "| --- | --- |"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     if marks := card.get("marks"):
         lines += ["", "| mark | value | bound | reached |", "| --- | ---: | ---: | --- |"]

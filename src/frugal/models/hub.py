@@ -10,6 +10,7 @@ PINNED = {  # commits that the published configurations were read from; other mo
     "google/ddpm-celebahq-256": "cd5c944777ea2668051904ead6cc120739b86c4d",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
 }
+ID = r"\w[\w.-]*/\w[\w.-]*"  # organisation/name
 GONE = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 PARTS = {"unet": "config.json", "vae": "config.json", "vqvae": "config.json", "scheduler": "scheduler_config.json"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"

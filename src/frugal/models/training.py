@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from .. import paths
 from ..machine import cpu_name
-from . import cards
+from . import cards, zoo
 from .faces import Faces, draw_batch
 from .optimiser import Optimiser
-from .recipes import RECIPES, SCHEDULES, SIZE, Recipe, measure_latents
+from .recipes import RECIPES, SCHEDULES, SIZE, measure_latents
 
 WARMUP = 200  # steps
+LATENT = ("faces-ldm",)  # trained in the latents of faces-vae
 
 
 def batches(first: int, size: int, device: torch.device) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
@@ -54,17 +56,25 @@ class Run:
     def __init__(self, name: str, device: str, resume: bool):
         self.name, self.recipe = name, RECIPES[name]
         self.target, self.checkpoint = paths.EMBEDDED / self.recipe.folder, paths.training() / name
-        self.accelerator = Accelerator(cpu=device == "cpu")
+        self.accelerator = accelerator(device)
         network = self.recipe.build()
         self.card = cards.blank(name)
         self.elapsed = 0.0  # seconds of the present call, what --resume goes on from
-        if resume and (self.target / "config.json").exists():
+        goes_on = resume and (self.target / "config.json").exists()
+        if goes_on:
             network = type(network).from_pretrained(self.target, torch_dtype=torch.float32)
             self.card = cards.read(name)
-        if name == "faces-vae" and (paths.EMBEDDED / RECIPES["faces-ldm"].folder).exists():
-            network.encoder.requires_grad_(
-                False
-            )  # its latents are what faces-ldm was trained on: only decoding may improve
+        if name == "faces-reader" and (judged := [n for n in SCHEDULES if (paths.EMBEDDED / n).exists()]):
+            raise ValueError(
+                f"name: got {name!r}, the network of the judge, which is frozen since {', '.join(judged)} began to be trained"
+            )
+        if name == "faces-vae" and (used := [user for user in LATENT if (paths.EMBEDDED / user).exists()]):
+            if not goes_on:
+                raise ValueError(
+                    f"name: got {name!r} from the start, whose latents {', '.join(used)} would no longer fit; allowed is "
+                    "--resume, which improves its decoder, or removing their folders first"
+                )
+            network.encoder.requires_grad_(False)  # its latents are what they were trained on: only decoding may improve
             network.quant_conv.requires_grad_(False)
         network = network.train().to(memory_format=memory_format(self.device))
         if self.device.type == "cpu":  # there the gradient of fused attention takes twice as long as that of the plain one
@@ -89,7 +99,7 @@ class Run:
         return list(self.accelerator.unwrap_model(self.network).named_parameters())
 
     def step(self, parameters: dict[str, Tensor], images: Tensor, progress: float) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.half and computes_in_bfloat16(self.device)):
             loss = self.recipe.loss(self.network, parameters, images)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -111,7 +121,6 @@ class Run:
             save_file(content, self.checkpoint / f"{file}.part")
             (self.checkpoint / f"{file}.part").replace(self.checkpoint / f"{file}.safetensors")
         (self.checkpoint / "progress.json").write_text(json.dumps({"elapsed": self.elapsed, "card": self.card}))
-        self.export()
 
     def restore(self) -> None:
         progress = json.loads((self.checkpoint / "progress.json").read_text())
@@ -136,9 +145,22 @@ class Run:
             SCHEDULES[self.name].save_pretrained(self.target.parent / "scheduler")
         if self.name == "faces-ddpm":
             DDPMPipeline(unet=plain, scheduler=SCHEDULES[self.name]).save_config(self.target.parent)
+        self.card.pop("marks", None)  # they were measured of other weights
         self.card |= {"parameters": sum(p.numel() for p in plain.parameters()), "device": device_name(self.device),
                       "torch": torch.__version__}  # fmt: skip
         cards.write(self.name, self.card)
+
+
+def accelerator(device: str) -> Accelerator:
+    """The training device; raises ValueError for one this machine does not have."""
+    place = zoo.find_device(device)
+    os.environ["ACCELERATE_TORCH_DEVICE"] = str(place)  # which it would choose by itself
+    return Accelerator(cpu=place.type == "cpu")
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Where that is quicker and safe: on a CPU, and on the GPUs that have it in hardware."""
+    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def device_name(device: torch.device) -> str:
@@ -151,7 +173,8 @@ def train(name: str, minutes: float | None = None, resume: bool = False, device:
     """Train one embedded network for `minutes` of wall time and write its weights and card; returns the card.
 
     `resume` goes on from the last checkpoint of an unfinished call, else from the embedded weights with a fresh
-    learning-rate cycle and faces not seen yet. Raises ValueError for an unknown name or minutes that are not positive.
+    learning-rate cycle and faces not seen yet. The embedded weights change when it is done, not before. Raises ValueError for an unknown name, minutes that are not positive, a
+    device this machine has not, and an autoencoder begun anew under models that were trained in its latents.
     """
     if name not in RECIPES:
         raise ValueError(f"name: got {name!r}, allowed are {', '.join(RECIPES)}")
@@ -159,7 +182,7 @@ def train(name: str, minutes: float | None = None, resume: bool = False, device:
     if not limit > 0:
         raise ValueError(f"minutes: got {minutes!r}, allowed is any number above 0")
     set_seed(seed)
-    run = Run(name, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device, resume)
+    run = Run(name, device, resume)
     losses, shown, saved, began, before = [], time.time(), time.time(), time.time(), run.elapsed
     for images_seen, parameters, images in batches(run.card["images"], run.recipe.batch, run.device):
         losses.append(run.step(parameters, images, run.elapsed / limit))
@@ -174,11 +197,12 @@ def train(name: str, minutes: float | None = None, resume: bool = False, device:
                 flush=True,
             )
             losses, shown = [], now
-        if done or now - saved > 240:
-            run.save()
-            saved = now
         if done:
             break
+        if now - saved > 240:
+            run.save()
+            saved = now
+    run.export()
     for file in run.checkpoint.glob("*"):
         file.unlink()
     return run.card

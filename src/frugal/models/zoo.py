@@ -3,8 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import paths
 from .architectures import PUBLISHED, SEED, SHORT, architecture, published, randomise
-from .hub import GONE, MissingWeights, fetch, lacking, layout, read
+from .hub import GONE, ID, MissingWeights, fetch, lacking, layout, read
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
@@ -34,6 +33,7 @@ class Model:
     scheduler: "SchedulerMixin"
     vae: nn.Module | None = None
     revision: str | None = None  # commit on the hub
+    _hashed: tuple | None = field(default=None, init=False, repr=False)  # what the hash was taken of, and the hash
 
     @property
     def device(self) -> torch.device:
@@ -92,18 +92,24 @@ class Model:
         """The networks by name: "unet" and, where there is one, "vae"."""
         return {"unet": self.unet} | ({"vae": self.vae} if self.vae is not None else {})
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """Names these weights in records: a hash of every tensor; of architecture and seed where they are random."""
+        """Names this model in records: a hash of its tensors, configurations and schedule; of architecture and seed where
+        weights are random. Changing a tensor in place changes it."""
         if self.weights == "random":
             configuration = json.dumps(PUBLISHED[SHORT[self.name]], sort_keys=True).encode()
             return f"random-{hashlib.sha256(configuration).hexdigest()[:12]}-seed{SEED}"
-        digest = hashlib.sha256()
-        for part, network in sorted(self.parts().items()):
-            for key, tensor in sorted(network.state_dict().items()):
-                digest.update(f"{part}.{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        settings = {part: _settings(network) for part, network in {**self.parts(), "scheduler": self.scheduler}.items()}
+        settings["scale"] = self.latent_scale
+        tensors = [(f"{part}.{key}", t) for part, net in sorted(self.parts().items()) for key, t in net.state_dict().items()]
+        state = json.dumps(settings, sort_keys=True, default=str), [(t.data_ptr(), t._version) for _, t in tensors]
+        if self._hashed is None or self._hashed[0] != state:  # reading every weight takes a while
+            digest = hashlib.sha256(state[0].encode())
+            for name, tensor in tensors:
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+            self._hashed = state, digest.hexdigest()[:16]
+        return self._hashed[1]
 
     def require_trained(self, what: str) -> None:
         """Raises ValueError where `what`, a measure of quality, is asked of random weights."""
@@ -112,6 +118,11 @@ class Model:
                 f"{what} needs trained weights, but model {self.name!r} has random ones, "
                 "which serve time, memory and FLOPs only: load it with weights='auto'"
             )
+
+
+def _settings(part: Any) -> dict:
+    """A configuration without what diffusers notes about its own version and files."""
+    return {key: value for key, value in dict(getattr(part, "config", {})).items() if not key.startswith("_")}
 
 
 def names() -> list[str]:
@@ -133,7 +144,7 @@ def load(
     """
     if weights not in SOURCES:
         raise ValueError(f"weights={weights!r} is not one of {', '.join(SOURCES)}")
-    place = _device(device)
+    place = find_device(device)
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype={dtype!r} is not a floating-point torch dtype")
     model = _find(name, weights, revision)
@@ -144,7 +155,8 @@ def load(
     return model
 
 
-def _device(device: str | torch.device) -> torch.device:
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name, "auto" the best there is; raises ValueError for one that this machine does not have."""
     available = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if device == "auto":
         return torch.device(available[0])
@@ -169,7 +181,8 @@ def _find(name: Any, weights: str, revision: str | None) -> Model:
         return _from_package(name)
     if not isinstance(name, str | Path):
         return _from_pipeline(name)
-    return _from_folder(Path(name)) if not published(name) and Path(name).is_dir() else _from_hub(str(name), revision)
+    is_folder = bool(str(name)) and not published(name) and Path(name).is_dir()
+    return _from_folder(Path(name)) if is_folder else _from_hub(str(name), revision)
 
 
 def _from_architecture(name: Any) -> Model:
@@ -209,7 +222,7 @@ def _from_folder(folder: Path) -> Model:
 
 def _from_hub(name: str, revision: str | None) -> Model:
     repository = published(name) or name
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+    if not re.fullmatch(ID, repository):
         raise ValueError(f"name={name!r} is not one of {', '.join(names())}, a hub id or a diffusers folder")
     known = repository in PUBLISHED
     folder = fetch(repository, revision, f"zoo.load({name!r}, weights='random') times it without." if known else "")
