@@ -2,9 +2,10 @@
 
 import json
 
+import nbformat
 import pytest
 
-from frugal.figures import readme, style
+from frugal.figures import readme
 from frugal.models import cards
 
 
@@ -33,8 +34,11 @@ def test_table_has_a_row_a_model_and_names_the_device(numbers):
 def test_writes_between_the_markers_only(numbers, tmp_path, monkeypatch):
     (tmp_path / "_build").mkdir()
     (tmp_path / "_build" / "numbers.json").write_text(json.dumps(numbers))
-    (tmp_path / "README.md").write_text(f"above\n\n{readme.BEGIN}\nold\n{readme.END}\n\nbelow\n")
-    monkeypatch.setattr(style, "folder", lambda: tmp_path / "_build" / "figures")
+    old = f"above\n\n{readme.BEGIN}\nold\n{readme.END}\n\nbetween\n\n{readme.FIGURES}\nold\n{readme.END_FIGURES}\n\nbelow\n"
+    (tmp_path / "README.md").write_text(old)
+    chapter = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 125.0}})
+    (tmp_path / "_build" / "notebooks").mkdir()
+    nbformat.write(chapter, tmp_path / "_build" / "notebooks" / "05_experiments.ipynb")
     monkeypatch.setattr(
         readme,
         "picture",
@@ -42,12 +46,20 @@ def test_writes_between_the_markers_only(numbers, tmp_path, monkeypatch):
     )
     card = cards.blank("faces-ldm") | {
         "device": "a processor",
-        "marks": [{"what": "accepted by the judge", "value": 0.5, "bound": 0.6}],
+        "evaluated_in": 61.0,
+        "marks": [
+            {"what": "accepted by the judge", "value": 0.5, "bound": 0.6},
+            {"what": "largest difference of a marginal", "value": 0.07, "bound": 0.15},
+            {"what": "diversity (mean distance of pairs)", "value": 0.9, "bound": None},
+            {"what": "diversity of test faces", "value": 1.0, "bound": None},
+        ],
     }
     monkeypatch.setattr(cards, "read", lambda name: card)
     for _ in range(2):  # writing again changes nothing
         readme.write(tmp_path)
         text = (tmp_path / "README.md").read_text()
-        assert text.startswith("above\n\n<!--") and text.endswith(f"{readme.END}\n\nbelow\n") and "old" not in text
-        assert text.count("| model |") == 1 and "| faces-ldm | 50 % | 60 % |" in text
+        assert text.startswith("above\n\n<!--") and text.endswith(f"{readme.END_FIGURES}\n\nbelow\n") and "old" not in text
+        assert f"{readme.END}\n\nbetween\n\n{readme.FIGURES}" in text
+        assert text.count("| model |") == 1 and "| faces-ldm | 50 % | 60 % | 7 points | 90 % |" in text
+        assert "| 6.1 both models on the same axes | chapter 5 |" in text and "2 min, all of them" in text
     assert (tmp_path / "book" / "_static").is_dir()

@@ -55,7 +55,7 @@ def tiny():
 @pytest.mark.parametrize("make", [lambda: schedule(2.0), lambda: schedule(1.0), published_schedule])
 @pytest.mark.parametrize(
     ("sampler", "error"),  # of the deviation after 50 steps: the samplers of second order are nearly exact
-    [("ddpm", 0.2), ("ddim", 0.11), ("euler", 0.11), ("dpmpp_2m", 0.05), ("unipc", 0.05), ("heun", 0.05)],
+    [("ddpm", 0.2), ("ddim", 0.11), ("euler", 0.11), ("dpmpp_2m", 0.05), ("dpmpp_2m_sde", 0.05), ("unipc", 0.05), ("heun", 0.05)],
 )
 def test_gaussian_data_come_back(sampler, error, make):
     scheduler = make()
@@ -113,15 +113,17 @@ def test_equals_diffusers_ddim_pipeline(tiny, eta):
     assert torch.allclose(ours, torch.from_numpy(theirs).permute(0, 3, 1, 2), atol=1e-6)
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "unipc", "euler", "heun"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "unipc", "euler", "heun"])
 def test_equals_diffusers_own_loop(tiny, sampler):
     kind, options = SAMPLERS[sampler]
     scheduler = kind.from_config(tiny.scheduler.config, **options)
     scheduler.set_timesteps(4)
-    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(9)) * scheduler.init_noise_sigma
+    generator = torch.Generator().manual_seed(9)
+    more = {"generator": generator} if sampler == "dpmpp_2m_sde" else {}
+    x = torch.randn(1, 3, 16, 16, generator=generator) * scheduler.init_noise_sigma
     with torch.no_grad():
         for t in scheduler.timesteps:
-            x = scheduler.step(tiny.unet(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
+            x = scheduler.step(tiny.unet(scheduler.scale_model_input(x, t), t).sample, t, x, **more).prev_sample
     assert torch.allclose(sample(tiny, [9], steps=4, sampler=sampler), (x / 2 + 0.5).clamp(0, 1), atol=1e-6)
 
 

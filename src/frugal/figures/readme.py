@@ -1,15 +1,27 @@
 """The picture and the table that open the README, from the embedded models and this machine's numbers: `make readme`."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
+import nbformat
+
 from .. import paths
+from ..measure import records
 from ..measure.environment import environment
 from ..methods.samplers import sample
 from ..models import cards, faces, zoo
 from . import sheets, style
+from .tables import markdown
 
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
+FIGURES, END_FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
+CHAPTER = "05_experiments"
+DRAWN = (
+    "5.1(a) DDPM, time against ratio", "5.1(b) LDM, time against ratio", "5.2 quality against ratio (PSNR, SSIM)",
+    "5.3 the same seeds at every ratio", "6.1 both models on the same axes",
+    "section 4.3, each iteration's time, memory and quality",
+)  # fmt: skip
 SAMPLER = {"steps": 25, "sampler": "dpmpp_2m"}
 PUBLISHED = {
     "ddpm_celebahq_256": "DDPM, CelebA-HQ 256, in pixels",
@@ -52,19 +64,37 @@ def table(numbers: dict) -> str:
 
 def marks() -> str:
     """How far the embedded generators have come, from their cards, as Markdown."""
-    lines = [
-        "| embedded model | accepted by the judge | mark | images seen | training |",
-        "| --- | ---: | ---: | ---: | --- |",
-    ]
+    head = ["embedded model", "accepted by the judge", "mark", "farthest marginal", "diversity, of the data's", "images seen", "training"]
+    rows = []
     for name in ("faces-ldm", "faces-ddpm"):
         card = cards.read(name)
-        found = [m for m in card.get("marks", []) if m["what"] == "accepted by the judge"]
-        value, bound = (
-            (f"{100 * found[0][key]:.0f} %" for key in ("value", "bound")) if found else ("not evaluated", "")
-        )
+        found = {mark["what"]: mark for mark in card.get("marks", [])}
+        told = ["not evaluated", "", "", ""]
+        if found:
+            accepted, marginal = found["accepted by the judge"], found["largest difference of a marginal"]
+            spread = found["diversity (mean distance of pairs)"]["value"] / found["diversity of test faces"]["value"]
+            told = [f"{100 * accepted['value']:.0f} %", f"{100 * accepted['bound']:.0f} %"]
+            told += [f"{100 * marginal['value']:.0f} points", f"{100 * spread:.0f} %"]
         trained = f"{card['seconds'] / 60:.0f} minutes, {card['device']}"
-        lines.append(f"| {name} | {value} | {bound} | {card['images']:,} | {trained} |")
-    return "\n".join(lines)
+        rows.append([name, *told, f"{card['images']:,}", trained])
+    return markdown(head, rows)
+
+
+def figures(root: Path) -> str:
+    """Every figure of the thesis that is drawn here, its command, and how long that took when this was written."""
+    chapter = nbformat.read(root / "_build" / "notebooks" / f"{CHAPTER}.ipynb", as_version=4).metadata.papermill
+    shipped = [record for record in records.load_shipped() if record.name == "noop"]
+    noop = max((datetime.fromisoformat(r.end) - datetime.fromisoformat(r.start)).total_seconds() for r in shipped)
+    evaluated = {name: cards.read(name).get("evaluated_in") for name in ("faces-reader", *cards.ABOUT)}
+    told = [f"{1 + s // 60:.0f}" for s in evaluated.values() if s]
+    run = f"`make book`, or `frugal run {CHAPTER}`"
+    rows = [(thesis, "chapter 5", run, f"{chapter.duration / 60:.0f} min, all of them") for thesis in DRAWN]
+    rows += [
+        ("tomesd on a network without transformer blocks", "chapter 5", "`frugal bench noop`", f"{noop:.0f} s, besides setting up"),
+        ("the thesis's own scale", "chapter 5", f"`frugal run {CHAPTER} -p scale thesis`", "on a GPU; said before it begins"),
+        ("the embedded models' marks", "model cards", "`frugal evaluate NAME`", f"up to {' to '.join(dict.fromkeys(sorted(told, key=int)))} min"),
+    ]  # fmt: skip
+    return markdown(["thesis", "here", "command", "time it took"], rows)
 
 
 def write(root: Path) -> None:
@@ -74,7 +104,8 @@ def write(root: Path) -> None:
     numbers = json.loads((root / "_build" / "numbers.json").read_text())
     middle = "\n\n".join([BEGIN, table(numbers), marks(), END])
     picture().save(root / "book" / "_static")
-    readme.write_text(before + middle + rest.partition(END)[2])
+    before, _, rest = f"{before}{middle}{rest.partition(END)[2]}".partition(FIGURES)
+    readme.write_text("\n\n".join([before + FIGURES, figures(root), END_FIGURES + rest.partition(END_FIGURES)[2]]))
 
 
 if __name__ == "__main__":

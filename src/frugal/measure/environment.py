@@ -52,7 +52,7 @@ def _device(device: str) -> dict:
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     machine = {"kind": kind, "name": cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
-    machine |= {"memory": _memory(), "system": f"{platform.system()} {platform.release()} {platform.machine()}"}
+    machine |= {"memory": _memory(), "system": f"{platform.system()} {platform.machine()}"}
     if kind == "cuda":
         machine |= {
             "name": torch.cuda.get_device_name(device),

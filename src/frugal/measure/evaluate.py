@@ -125,8 +125,10 @@ def generator_marks(name: str, accepted: float, blur: float, samples: int = SAMP
     kid, same, blurred = (
         quality.kid(judge.features(a), judge.features(real)) for a in (images, others, corruptions.blur(others, blur))
     )
+    stochastic = sample(zoo.load(name), seeds=range(samples), steps=STEPS, sampler="dpmpp_2m_sde")
     marks = [
         Mark("accepted by the judge", judge.accepts(images).float().mean().item(), accepted),
+        Mark("accepted, sampled by the solver's stochastic form", judge.accepts(stochastic).float().mean().item()),
         Mark("largest difference of a marginal", farthest_marginal(read, reference), 0.15, at_least=False),
         Mark("the same, real against real", farthest_marginal(data.parameters(range(4000, 4000 + samples)), reference)),
         Mark(f"KID, below test faces blurred by {blur:g} px", kid.value, blurred.value, at_least=False),

@@ -120,7 +120,8 @@ class Run:
 
     @property
     def _weighed(self) -> list[Share]:
-        return [share for share in self.shares if self.scale.memory_large or not share.subject.large]
+        wanted = [share for share in self.shares if self.scale.memory_large or not share.subject.large]
+        return [share for share in wanted if torch.device(share.subject.place).type != "mps"]  # Metal's is not counted
 
     @cached_property
     def quality(self) -> pd.DataFrame:
@@ -258,7 +259,7 @@ def forecast(request: Any) -> dict[str, float]:
 
 def _flops_a_second(subject: Subject) -> float:
     """FLOP/s of a small network's own step; of a convolution like those that fill a large one, which is not loaded for it."""
-    if subject.large:
+    if subject.large or subject.downloadable:
         layer, image = torch.nn.Conv2d(256, 256, 3, padding=1).to(subject.place), torch.randn(1, 256, 64, 64)
         forward, flops = partial(layer, image.to(subject.place)), 2 * 256 * 256 * 9 * 64 * 64
     else:

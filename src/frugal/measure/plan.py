@@ -237,8 +237,8 @@ def shares(request: Any) -> list[Share]:
     scale, ratios = SCALES[request.scale], sweep(SCALES[request.scale].ratios, request.ratio)
     found = []
     for subject in subjects(request):
-        composed = subject.large and subject.plain
-        whole = sweep(scale.network_ratios, request.ratio) if composed else ratios
+        whole = sweep(scale.network_ratios, request.ratio) if subject.large and subject.plain else ratios
+        composed = not set(ratios) <= set(whole)
         rounds, divisor = (scale.rounds, scale.divisor) if subject.large else (scale.small_rounds, 1)
         found.append(Share(subject, whole, ratios if composed else (), rounds, divisor))
     return found

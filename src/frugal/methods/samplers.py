@@ -40,12 +40,16 @@ class DDIMScheduler(diffusers.DDIMScheduler):
 SAMPLERS = {  # name: (scheduler, its options besides the model's own configuration)
     "ddpm": (diffusers.DDPMScheduler, {}),  # Ho et al., arXiv 2006.11239
     "ddim": (DDIMScheduler, {}),  # Song et al., arXiv 2010.02502
-    # DPM-Solver++ 2M: Lu et al., arXiv 2211.01095
+    # DPM-Solver++ 2M, and its stochastic form: Lu et al., arXiv 2211.01095
     "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "dpmpp_2m_sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
     "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 2}),  # Zhao et al., arXiv 2302.04867
     "euler": (diffusers.EulerDiscreteScheduler, {}),  # Karras et al., arXiv 2206.00364, algorithm 2 without churn
     "heun": (diffusers.HeunDiscreteScheduler, {}),  # the same, algorithm 1: two network calls a step but in the last
 }
+
+
+STOCHASTIC = ("ddpm", "ddim", "dpmpp_2m_sde")  # may draw noise in every step
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def denoise(
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
         raise ValueError(f"eta={eta!r}: allowed are 0 to 1 with sampler='ddim', 0 with every other")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same noise on every device
-    options = {"ddpm": {"generator": generators}, "ddim": {"generator": generators, "eta": eta}}.get(sampler, {})
+    options = {"generator": generators} if sampler in STOCHASTIC else {}
+    options |= {"eta": eta} if sampler == "ddim" else {}
     noise = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
     return _states(model, scheduler, noise * scheduler.init_noise_sigma, options)
 
