@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import paths
 from ..machine import cpu_name
-from . import cards
+from . import cards, text
 from .faces import Faces, draw_batch
 from .optimiser import Optimiser
 from .recipes import RECIPES, SCHEDULES, SIZE, Recipe, measure_latents
@@ -136,6 +136,8 @@ class Run:
             SCHEDULES[self.name].save_pretrained(self.target.parent / "scheduler")
         if self.name == "faces-ddpm":
             DDPMPipeline(unet=plain, scheduler=SCHEDULES[self.name]).save_config(self.target.parent)
+        if self.name == "faces-clip":
+            text.tokenizer().save_pretrained(self.target)
         self.card |= {"parameters": sum(p.numel() for p in plain.parameters()), "device": device_name(self.device),
                       "torch": torch.__version__}  # fmt: skip
         cards.write(self.name, self.card)
