@@ -196,14 +196,3 @@ def test_steps_that_a_spacing_cannot_place_are_refused():
         denoise(model, [0], steps=1000, sampler="dpmpp_2m")
     with pytest.raises(ValueError, match="steps=61 does not fit .* 62 time steps"):  # one of them would be -1
         denoise(gaussian(), [0], steps=61)
-
-
-def test_a_text_conditioned_network_is_refused():
-    with torch.device("meta"):
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, cross_attention_dim=8, attention_head_dim=4,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )  # fmt: skip
-    with pytest.raises(ValueError, match="text-conditioned"):
-        sample(Model("sd", "random", unet, schedule(1.0)), [0], prompts=["a face"])

@@ -334,7 +334,7 @@ def use_hub(endpoint, tmp_path, monkeypatch):
 def test_root_layout_from_the_hub_then_from_the_cache(use_hub, tmp_path):
     folder = root_layout(tmp_path / "repository")
     network = "diffusion_pytorch_model"
-    for junk in ("README.md", f"{network}.bin", f"{network}.fp16.safetensors", "text_encoder/model.safetensors"):
+    for junk in ("README.md", f"{network}.bin", f"{network}.fp16.safetensors", "safety_checker/model.safetensors"):
         (folder / junk).parent.mkdir(exist_ok=True)
         (folder / junk).write_bytes(b"not wanted")
     served = use_hub({"google/ddpm-cifar10-32": folder})
@@ -359,6 +359,20 @@ def test_latent_model_from_the_hub_without_its_scaling_factor(use_hub, tmp_path)
     assert torch.equal(model.decode(torch.zeros(1, 4, 8, 8)), pipeline.vqvae.decode(torch.zeros(1, 4, 8, 8)).sample)
     zoo.export("ldm-celebahq-256", tmp_path / "out")  # writes the factor down, so that diffusers is right as well
     assert json.loads((tmp_path / "out" / "vqvae" / "config.json").read_text())["scaling_factor"] == 1.0
+
+
+def test_a_text_conditioned_model_from_the_hub_brings_its_encoder(use_hub, tmp_path, text_pipeline):
+    text_pipeline.save_pretrained(tmp_path / "repository")
+    use_hub({"somebody/painter": tmp_path / "repository"})
+    model, own = zoo.load("somebody/painter", device="cpu"), zoo.load(text_pipeline)
+    assert model.conditional and set(model.parts()) == {"unet", "vae", "text_encoder"}
+    assert torch.allclose(model.encode_text(["a sad face"]), own.encode_text(["a sad face"]), atol=1e-6)
+    zoo.export(tmp_path / "repository", tmp_path / "out")
+    again = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
+    assert torch.equal(again.unet.conv_in.weight, text_pipeline.unet.conv_in.weight)
+    (tmp_path / "out" / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(zoo.MissingWeights, match="no safetensors of its text_encoder"):
+        zoo.load(tmp_path / "out")
 
 
 def test_pinned_revision(use_hub, tmp_path):

@@ -61,7 +61,7 @@ def merging(
                 _borders(axes, groups, side)
                 decibels = float(psnr(seen[None].clamp(0, 1), image[None])[0])
                 lost.setdefault(title, []).append(decibels)
-                remains = f", {decibels:.1f} dB" if np.isfinite(decibels) else ""
+                remains = "" if not ratio else f", {decibels:.1f} dB" if decibels < 100 else ", nothing lost"
                 axes.set_title(f"{ratio:.0%}: {len(groups.unique())} tokens{remains}", fontsize=9.5)
             row[0].set_ylabel(title, fontsize=9.5)
     told = "; ".join(f"{title} {found[-1]:.1f} dB at {ratios[-1]:.0%}" for title, found in lost.items())

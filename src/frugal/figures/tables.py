@@ -29,6 +29,9 @@ def set_up(run, about: About) -> str:
     timed_as = f"single steps, interleaved: {whole}; scaled to 200 steps"
     if run.scale.times_large:
         timed_as = f"{run.scale.timed_images} images x {run.scale.timed_steps} steps, every iteration on the clock"
+    clock = "the same; decoding given beside" if run.scale.times_large else "the network of one step; decoding given beside"
+    plain = all(share.subject.plain for share in run.shares)
+    layers = "every self-attention layer" + ("" if plain else ", of transformer blocks the highest resolution")
     composed = (
         "; large networks whole at a few ratios, the others composed from their layers"
         if any(s.layer_ratios for s in run.shares)
@@ -42,17 +45,17 @@ def set_up(run, about: About) -> str:
         ("quality", "Stable Diffusion v1-5, 20 images x 200 steps (5.4, 5.6)", quality),
         ("ratios", "0 to 90% in steps of 10 (5.2)", ratios + composed),
         ("times", "100 images x 200 steps at each ratio (figure 5.1)", timed_as),
-        ("on the clock", "first to end of the 200th iteration, decoding outside (5.2)", "the same; decoding given beside"),
+        ("on the clock", "first to end of the 200th iteration, decoding outside (5.2)", clock),
         ("statistic", "mean per image", "mean, median, quartiles, and the smallest detectable effect"),
         ("compared with", "the data set (5.2), the unmerged image of the same seed (5.4)", "both"),
-        ("scheduler", "not stated", "DDIM, eta 0"),
+        ("scheduler", "not stated", "DDIM, eta 0, for quality and iterations"),
         ("batch", "not stated", "1 for times, up to 16 for quality"),
         ("precision", "not stated", "float32"),
-        ("prompts, guidance", "not stated", "none: the models are not conditioned"),
+        ("prompts, guidance", "not stated", "none: the models are not conditioned" if plain else "no prompt, no guidance"),
         ("seeds", "the same for all ratios, not stated which (5.4)", seeds),
         ("attention", "not stated", "PyTorch's fused scaled_dot_product_attention, merged or not"),
         ("warm-up", "not stated", "one run of everything, not counted"),
-        ("merging in DDPM and LDM", "not stated", f"method {run.request.method}, every self-attention layer"),
+        ("merging in DDPM and LDM", "not stated", f"method {run.request.method}, {layers}"),
     ]  # fmt: skip
     return markdown(["", "thesis (section)", "here"], rows)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -12,28 +12,10 @@ from torch import Tensor
 from ..methods.samplers import sample
 from ..models import cards, faces, recipes, zoo
 from . import corruptions, judge, quality
+from .captions import clip_marks, sd_marks
+from .marks import SAMPLES, SIZE, STEPS, Mark, reconstruct
 
-SIZE, SAMPLES, STEPS = 64, 256, 25
 NEIGHBOURS = 20_000  # training faces searched for the nearest
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One measured quantity with the bound that it must keep; `bound` None: shown for comparison."""
-
-    what: str
-    value: float
-    bound: float | None = None
-    at_least: bool = True
-
-    @property
-    def reached(self) -> bool:
-        return self.bound is None or (self.value >= self.bound if self.at_least else self.value <= self.bound)
-
-    def __str__(self) -> str:
-        wanted = "" if self.bound is None else f"{'>=' if self.at_least else '<='} {self.bound:.4g}"
-        verdict = "" if self.bound is None else "reached" if self.reached else "MISSED"
-        return f"{self.what:58s} {self.value:10.4g}   {wanted:12s} {verdict}"
 
 
 def accuracy(read: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
@@ -109,13 +91,6 @@ def vae_marks() -> list[Mark]:
     return [*marks, Mark("reconstructions accepted by the judge", judge.accepts(rebuilt).float().mean().item())]
 
 
-@torch.inference_mode()
-def reconstruct(vae, images: Tensor) -> Tensor:
-    """Encode and decode, by the mean of the posterior: float32 [n, 3, H, W] in [0, 1]."""
-    parts = [vae.decode(vae.encode(2 * part - 1).latent_dist.mean).sample for part in images.split(64)]
-    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
-
-
 def generator_marks(name: str, accepted: float, blur: float, samples: int = SAMPLES) -> list[Mark]:
     """Marks of one generator on unfiltered samples; KID must beat test faces blurred by `blur` pixels."""
     images = sample(zoo.load(name), seeds=range(samples), steps=STEPS, sampler="dpmpp_2m")
@@ -156,6 +131,7 @@ def class_score(images: Tensor) -> float:
 
 GENERATORS = {"faces-ddpm": {"accepted": 0.30, "blur": 2.0}, "faces-ldm": {"accepted": 0.60, "blur": 1.0}}
 EVALUATIONS: dict[str, Callable[[], list[Mark]]] = {"judge": judge_marks, "faces-vae": vae_marks}
+EVALUATIONS |= {"faces-clip": clip_marks, "faces-sd": sd_marks}
 EVALUATIONS |= {name: partial(generator_marks, name, **bounds) for name, bounds in GENERATORS.items()}
 
 

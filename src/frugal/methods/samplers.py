@@ -3,7 +3,7 @@
 Noise comes from each image's own seed, so image k is the same whatever the batch size or order.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..models.zoo import Model
 
 BATCH = 32  # images at once unless told otherwise
+GUIDANCE = 7.5  # diffusers' own default for Stable Diffusion
+Network = Callable[[Tensor, Tensor], Tensor]  # noisy sample, time -> prediction, float32
 
 
 class DDIMScheduler(diffusers.DDIMScheduler):
@@ -70,16 +72,21 @@ def sample(
     *,
     batch_size: int | None = None,  # images at once; default 32; changes no image
     eta: float = 0.0,  # of ddim: 0 deterministic .. 1 as noisy as ddpm
-    prompts: Sequence[str] | None = None,
-    guidance: float | None = None,
+    prompts: Sequence[str] | None = None,  # of a text-conditioned model: one for all seeds, or one a seed
+    guidance: float | None = None,  # classifier-free, 1 (none) or more; default GUIDANCE where there are prompts
 ) -> Tensor:
-    """Images, float32 [n, 3, H, W] in [0, 1] on the CPU, one a seed. Raises ValueError for bad input."""
+    """Images, float32 [n, 3, H, W] in [0, 1] on the CPU, one a seed. Raises ValueError for bad input.
+
+    A text-conditioned model without prompts samples unconditionally.
+    """
     seeds = _seeds(seeds)
+    prompts = _prompts(model, prompts, len(seeds))
     size = BATCH if batch_size is None else _whole("batch_size", batch_size, 1)
     images = []
     for first in range(0, len(seeds), size):
         chunk = slice(first, first + size)
-        for state in denoise(model, seeds[chunk], steps, sampler, eta=eta, prompts=prompts, guidance=guidance):
+        part = prompts and prompts[chunk]
+        for state in denoise(model, seeds[chunk], steps, sampler, eta=eta, prompts=part, guidance=guidance):
             latents = state.sample
         images.append((model.decode(latents).float() / 2 + 0.5).clamp(0, 1).cpu())
     return torch.cat(images)
@@ -100,7 +107,7 @@ def denoise(
     Bad input raises ValueError at once, not at the first state.
     """
     seeds = _seeds(seeds)
-    _refuse_text(model, prompts, guidance)
+    network = _network(model, _prompts(model, prompts, len(seeds)), guidance, len(seeds))
     scheduler = _scheduler(model, steps, sampler)
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
         raise ValueError(f"eta={eta!r}: allowed are 0 to 1 with sampler='ddim', 0 with every other")
@@ -108,14 +115,14 @@ def denoise(
     options = {"generator": generators} if sampler in STOCHASTIC else {}
     options |= {"eta": eta} if sampler == "ddim" else {}
     noise = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
-    return _states(model, scheduler, noise * scheduler.init_noise_sigma, options)
+    return _states(network, scheduler, noise * scheduler.init_noise_sigma, options)
 
 
-def _states(model: "Model", scheduler: Any, noisy: Tensor, options: dict[str, Any]) -> Iterator[State]:
+def _states(network: Network, scheduler: Any, noisy: Tensor, options: dict[str, Any]) -> Iterator[State]:
     step, began = 0, None
     for call, t in enumerate(scheduler.timesteps, start=1):
         began = float(t) if began is None else began
-        noisy, clean, seen = _advance(model, scheduler, t, noisy, options)
+        noisy, clean, seen = _advance(network, scheduler, t, noisy, options)
         # The first of Heun's two calls is a trial: the step is done when the second has corrected it.
         if getattr(scheduler, "state_in_first_order", True) or call == len(scheduler.timesteps):
             yield State(step, began, seen, clean)
@@ -123,9 +130,8 @@ def _states(model: "Model", scheduler: Any, noisy: Tensor, options: dict[str, An
 
 
 @torch.no_grad()  # around a step, never around a yield: the caller's gradient mode is the caller's
-def _advance(model: "Model", scheduler: Any, t: Tensor, noisy: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
-    output = model.unet(scheduler.scale_model_input(noisy, t).to(model.dtype), t).sample.float()
-    result = scheduler.step(output, t, noisy, **options)
+def _advance(network: Network, scheduler: Any, t: Tensor, noisy: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
+    result = scheduler.step(network(scheduler.scale_model_input(noisy, t), t), t, noisy, **options)
     clean = result.get("pred_original_sample")  # DPM-Solver++ and UniPC keep their prediction in model_outputs
     clean = scheduler.model_outputs[-1] if clean is None else clean
     return result.prev_sample, clean, scheduler.scale_model_input(result.prev_sample, t)
@@ -147,12 +153,35 @@ def _scheduler(model: "Model", steps: int, sampler: str) -> Any:
     return scheduler
 
 
-def _refuse_text(model: "Model", prompts: Sequence[str] | None, guidance: float | None) -> None:
-    if type(model.unet).__name__ == "UNet2DConditionModel":
-        raise ValueError(f"model={model.name!r} is text-conditioned; sampled are UNet2DModels, without text")
-    for name, value in {"prompts": prompts, "guidance": guidance}.items():
-        if value is not None:
-            raise ValueError(f"{name}={value!r}: model {model.name!r} is unconditional and takes none")
+def _prompts(model: "Model", prompts: Sequence[str] | None, count: int) -> list[str] | None:
+    if prompts is None:
+        return None
+    if not model.conditional:
+        raise ValueError(f"prompts={prompts!r}: model {model.name!r} is unconditional and takes none")
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if len(prompts) not in (1, count) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"prompts: got {len(prompts)}, allowed are texts, one or as many as seeds, {count}")
+    return prompts * (count if len(prompts) == 1 else 1)
+
+
+def _network(model: "Model", prompts: list[str] | None, guidance: float | None, count: int) -> Network:
+    """The network as a function of sample and time alone; with guidance, of both halves in one call (arXiv 2207.12598)."""
+    if guidance is not None and (prompts is None or not guidance >= 1):
+        raise ValueError(f"guidance={guidance!r}: allowed is a number from 1, of a text-conditioned model with prompts")
+    scale, dtype = GUIDANCE if guidance is None else guidance, model.dtype
+    if not model.conditional:
+        return lambda noisy, t: model.unet(noisy.to(dtype), t).sample.float()
+    said = model.encode_text([""] * count if prompts is None else prompts).to(dtype)
+    if prompts is None or scale == 1:
+        return lambda noisy, t: model.unet(noisy.to(dtype), t, encoder_hidden_states=said).sample.float()
+    both = torch.cat([model.encode_text([""] * count).to(dtype), said])
+
+    def guided(noisy: Tensor, t: Tensor) -> Tensor:
+        output = model.unet(torch.cat([noisy, noisy]).to(dtype), t, encoder_hidden_states=both).sample.float()
+        without, with_prompt = output.chunk(2)
+        return without + scale * (with_prompt - without)
+
+    return guided
 
 
 def _seeds(seeds: Iterable[int]) -> list[int]:

@@ -136,6 +136,11 @@ def caption(attributes: dict[str, str]) -> str:
     return f"a {a['mouth']} face with {', '.join(parts[:-1])} and {parts[-1]} on a {a['background']} background"
 
 
+def captions(p: dict[str, Tensor]) -> list[str]:
+    """The caption of every row of a parameter batch."""
+    return [caption(visible(p, row)) for row in range(len(p["x"]))]
+
+
 def to_rows(p: dict[str, Tensor]) -> list[dict]:
     """A parameter batch as one plain dict a face: attribute values by name, numbers, colours as [r, g, b]."""
     rows = []

@@ -12,10 +12,17 @@ PINNED = {  # commits that the published configurations were read from; other mo
 }
 ID = r"\w[\w.-]*/\w[\w.-]*"  # organisation/name
 GONE = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
-PARTS = {"unet": "config.json", "vae": "config.json", "vqvae": "config.json", "scheduler": "scheduler_config.json"}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+PARTS = {
+    "unet": "config.json", "vae": "config.json", "vqvae": "config.json", "scheduler": "scheduler_config.json",
+    "text_encoder": "config.json", "tokenizer": "tokenizer_config.json",
+}  # fmt: skip
+SETTINGS = ("scheduler", "tokenizer")  # parts without weights
+WEIGHTS, TEXT_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 FILES = ("config.json", "scheduler_config.json", WEIGHTS, INDEX, "diffusion_pytorch_model-*.safetensors")
+TEXT_FILES = (
+    "text_encoder/config.json", f"text_encoder/{TEXT_WEIGHTS}", "tokenizer/*.json", "tokenizer/merges.txt",
+)  # fmt: skip
 NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "AutoencoderKL", "VQModel")
 
 
@@ -34,18 +41,21 @@ def lacking(folder: Path) -> list[str]:
     """What a folder must have before it can be loaded and has not; a network's weights count as safetensors only."""
     parts = layout(folder)
     configurations = [f"{PARTS[part]} of its {part}" for part in ("unet", "scheduler") if part not in parts]
-    networks = [part for part in parts if part != "scheduler"]
+    networks = [part for part in parts if part not in SETTINGS]
     return configurations + [f"safetensors of its {part}" for part in networks if not _has_weights(parts[part])]
 
 
 def _has_weights(folder: Path) -> bool:
     index = folder / INDEX
+    if folder.name == "text_encoder":
+        return (folder / TEXT_WEIGHTS).exists()
     shards = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {WEIGHTS}
     return all((folder / file).exists() for file in shards)
 
 
 def read(folders: dict[str, Path]) -> dict[str, Any]:
-    """The parts in folders as layout() gives them, on the CPU in float32: "unet", "scheduler" and "vae" (or None)."""
+    """The parts in folders as layout() gives them, on the CPU in float32, absent ones None: "unet", "scheduler", "vae",
+    "text_encoder" and "tokenizer"."""
     import diffusers
 
     schedulers = tuple(name for name in dir(diffusers) if name.endswith("Scheduler"))
@@ -55,7 +65,28 @@ def read(folders: dict[str, Path]) -> dict[str, Any]:
         "unet": _network(folders["unet"]),
         "scheduler": scheduler.from_pretrained(folders["scheduler"]),
         "vae": _network(vae) if vae else None,
+        "text_encoder": text_encoder(folders["text_encoder"]) if "text_encoder" in folders else None,
+        "tokenizer": _tokenizer(folders["tokenizer"]) if "tokenizer" in folders else None,
     }
+
+
+def text_encoder(folder: Path) -> nn.Module:
+    """The CLIPTextModel in a folder, alone or as half of a whole CLIP; float32, on the CPU."""
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # of a whole CLIP it would list every weight of the image encoder
+    try:
+        options = {"use_safetensors": True, "local_files_only": True}
+        return transformers.CLIPTextModel.from_pretrained(folder, **options).float().eval()
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def _tokenizer(folder: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _network(folder: Path) -> nn.Module:
@@ -82,7 +113,9 @@ def fetch(repository: str, revision: str | None = None, advice: str = "") -> Pat
     from huggingface_hub import snapshot_download
 
     revision = revision or PINNED.get(repository)
-    patterns = [f"{place}{file}" for place in ("", *(f"{part}/" for part in PARTS)) for file in FILES]
+    networks = [part for part in PARTS if part not in ("text_encoder", "tokenizer")]
+    patterns = [f"{place}{file}" for place in ("", *(f"{part}/" for part in networks)) for file in FILES]
+    patterns += TEXT_FILES
     for cached in (True, False):
         try:
             folder = snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=cached)

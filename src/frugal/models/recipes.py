@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from .. import paths
-from .faces import Faces
+from . import hub, text
+from .faces import Faces, captions
 from .reader import FacesReader, reading_loss
 
 SIZE = 64
@@ -64,13 +66,13 @@ def vae_loss(vae: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> T
     return error.abs().mean() + error.square().mean() + edges + 2e-4 * posterior.kl().mean() / latents[0].numel()
 
 
-def velocity_loss(network: nn.Module, clean: Tensor, scheduler: DDPMScheduler) -> Tensor:
+def velocity_loss(network: nn.Module, clean: Tensor, scheduler: DDPMScheduler, **condition: Tensor) -> Tensor:
     """Mean squared error of the velocity (arXiv 2202.00512), time steps stratified over the batch."""
     n, steps = len(clean), scheduler.config.num_train_timesteps
     t = ((torch.arange(n) + torch.rand(n)) / n * steps).long().clamp(max=steps - 1).to(clean.device)
     noise = torch.randn_like(clean)
     noisy = scheduler.add_noise(clean, noise, t)
-    return (network(noisy, t).sample.float() - scheduler.get_velocity(clean, noise, t)).square().mean()
+    return (network(noisy, t, **condition).sample.float() - scheduler.get_velocity(clean, noise, t)).square().mean()
 
 
 def pixel_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
@@ -82,14 +84,25 @@ def latent_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tenso
     return velocity_loss(network, latents, SCHEDULES["faces-ldm"])
 
 
-_vaes: dict[str, AutoencoderKL] = {}
+def text_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    """The latent loss given captions, a tenth of them withheld for guidance (arXiv 2207.12598)."""
+    device = str(images.device)
+    latents = encode(frozen_vae(device), images).float()
+    said = [caption if kept else "" for caption, kept in zip(captions(parameters), torch.rand(len(images)) > 0.1)]
+    with torch.no_grad():
+        words = frozen_text(device)(input_ids=text.tokens(said).to(device)).last_hidden_state
+    return velocity_loss(network, latents, SCHEDULES["faces-sd"], encoder_hidden_states=words.float())
 
 
+@cache
 def frozen_vae(device: str) -> AutoencoderKL:
-    if device not in _vaes:
-        _vaes[device] = AutoencoderKL.from_pretrained(paths.EMBEDDED / "faces-vae", torch_dtype=torch.float32)
-        _vaes[device].requires_grad_(False).to(device).eval()
-    return _vaes[device]
+    vae = AutoencoderKL.from_pretrained(paths.EMBEDDED / "faces-vae", torch_dtype=torch.float32)
+    return vae.requires_grad_(False).to(device).eval()
+
+
+@cache
+def frozen_text(device: str) -> nn.Module:
+    return hub.text_encoder(paths.EMBEDDED / "faces-clip").requires_grad_(False).to(device)
 
 
 @torch.no_grad()
@@ -122,12 +135,23 @@ def build_ldm() -> UNet2DModel:
     )  # fmt: skip
 
 
-SCHEDULES = {"faces-ddpm": schedule(2.0), "faces-ldm": schedule(1.0)}
+def build_sd() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(64, 96, 128), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=text.WIDTH, attention_head_dim=(2, 3, 4), norm_num_groups=16,  # heads, whatever the name says
+    )  # fmt: skip
+
+
+SCHEDULES = {"faces-ddpm": schedule(2.0), "faces-ldm": schedule(1.0), "faces-sd": schedule(1.0)}
 RECIPES = {
     "faces-reader": Recipe("faces-reader", FacesReader, reader_loss, minutes=15, batch=64, rate=2e-3, half=False),
     "faces-vae": Recipe("faces-vae", build_vae, vae_loss, minutes=40, batch=8, rate=1.5e-3),
     "faces-ddpm": Recipe("faces-ddpm/unet", build_ddpm, pixel_loss, minutes=90, batch=16, rate=2e-3, matrix_rate=3e-3),
+    "faces-clip": Recipe("faces-clip", text.build_clip, text.contrastive_loss, minutes=10, batch=64, rate=1e-3),
     "faces-ldm": Recipe("faces-ldm/unet", build_ldm, latent_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3),
+    "faces-sd": Recipe("faces-sd/unet", build_sd, text_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3),
 }
 
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from .. import paths
 from ..machine import cpu_name
-from . import cards, zoo
+from . import cards, text, zoo
 from .faces import Faces, draw_batch
 from .optimiser import Optimiser
 from .recipes import RECIPES, SCHEDULES, SIZE, measure_latents
 
 WARMUP = 200  # steps
-LATENT = ("faces-ldm",)  # trained in the latents of faces-vae
+LATENT = ("faces-ldm", "faces-sd")  # trained in the latents of faces-vae
 
 
 def batches(first: int, size: int, device: torch.device) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
@@ -145,6 +145,8 @@ class Run:
             SCHEDULES[self.name].save_pretrained(self.target.parent / "scheduler")
         if self.name == "faces-ddpm":
             DDPMPipeline(unet=plain, scheduler=SCHEDULES[self.name]).save_config(self.target.parent)
+        if self.name == "faces-clip":
+            text.tokenizer().save_pretrained(self.target)
         self.card.pop("marks", None)  # they were measured of other weights
         self.card |= {"parameters": sum(p.numel() for p in plain.parameters()), "device": device_name(self.device),
                       "torch": torch.__version__}  # fmt: skip

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,13 @@ from .hub import GONE, ID, MissingWeights, fetch, lacking, layout, read
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
 
-EMBEDDED = {"faces-ddpm": {}, "faces-ldm": {"vae": "faces-vae"}}  # name: {part shared with other models: its folder}
+EMBEDDED = {  # name: {part shared with other models: its folder}
+    "faces-ddpm": {},
+    "faces-ldm": {"vae": "faces-vae"},
+    "faces-sd": {"vae": "faces-vae", "text_encoder": "faces-clip", "tokenizer": "faces-clip"},
+}
 SOURCES = ("auto", "embedded", "hub", "random")
+NETWORKS = ("unet", "vae", "text_encoder")
 
 __all__ = ["MissingWeights", "Model", "architecture", "export", "load", "names"]
 
@@ -33,6 +39,8 @@ class Model:
     scheduler: "SchedulerMixin"
     vae: nn.Module | None = None
     revision: str | None = None  # commit on the hub
+    text_encoder: nn.Module | None = None  # of a text-conditioned model, with its tokenizer
+    tokenizer: Any = None
     _hashed: tuple | None = field(default=None, init=False, repr=False)  # what the hash was taken of, and the hash
 
     @property
@@ -88,9 +96,27 @@ class Model:
         code = self.vae.encode(images.to(self.vae.dtype))
         return ((code.latents if hasattr(code, "latents") else code.latent_dist.mean) - shift) * scale
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is steered by text."""
+        return type(self.unet).__name__ == "UNet2DConditionModel"
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """What cross-attention sees of each prompt: [n, tokens, channels]. "" is no prompt.
+
+        Raises ValueError for a model that has no text encoder.
+        """
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(f"prompts: model {self.name!r} has no text encoder to read them with")
+        length = self.text_encoder.config.max_position_embeddings
+        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        numbers = self.tokenizer(list(prompts), **options).input_ids.to(self.device)
+        return self.text_encoder(input_ids=numbers).last_hidden_state
+
     def parts(self) -> dict[str, nn.Module]:
-        """The networks by name: "unet" and, where there is one, "vae"."""
-        return {"unet": self.unet} | ({"vae": self.vae} if self.vae is not None else {})
+        """The networks by name: "unet" and, where there are any, "vae" and "text_encoder"."""
+        return {part: network for part in NETWORKS if (network := getattr(self, part)) is not None}
 
     @property
     def weights_hash(self) -> str:
@@ -127,7 +153,12 @@ def _settings(part: Any) -> dict:
 
 def names() -> list[str]:
     """What load() knows without a hub: the embedded models, and the published ones that weights="random" times."""
-    return [*EMBEDDED, *SHORT]
+    return [*(name for name in EMBEDDED if not absent(name)), *SHORT]
+
+
+def absent(name: str) -> list[str]:
+    """Which networks of an embedded model have no weights in this installation."""
+    return [o for o in (name, *EMBEDDED[name].values()) if not any((paths.EMBEDDED / o).rglob("*.safetensors"))]
 
 
 def load(
@@ -194,8 +225,8 @@ def _from_architecture(name: Any) -> Model:
     networks = architecture(repository)
     configuration = PUBLISHED[repository]["scheduler"]
     scheduler = getattr(diffusers, configuration["_class_name"]).from_config(configuration)
-    vae = randomise(networks["vae"]) if "vae" in networks else None
-    return Model(repository.split("/")[1], "random", randomise(networks["unet"]), scheduler, vae)
+    made = {part: randomise(networks[part]) for part in NETWORKS if part in networks}
+    return Model(repository.split("/")[1], "random", scheduler=scheduler, **made)
 
 
 def _from_pipeline(pipeline: "DiffusionPipeline") -> Model:
@@ -203,14 +234,14 @@ def _from_pipeline(pipeline: "DiffusionPipeline") -> Model:
     if not isinstance(unet, nn.Module) or scheduler is None:
         raise ValueError(f"name={type(pipeline).__name__} is neither text nor a pipeline with a unet and a scheduler")
     vae = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
-    return Model(type(pipeline).__name__, "memory", unet, scheduler, vae)
+    text = {part: getattr(pipeline, part, None) for part in ("text_encoder", "tokenizer")}
+    return Model(type(pipeline).__name__, "memory", unet, scheduler, vae, **text)
 
 
 def _from_package(name: str) -> Model:
     folders = layout(paths.EMBEDDED / name)
-    for owner in (name, *EMBEDDED[name].values()):
-        if not any((paths.EMBEDDED / owner).rglob("*.safetensors")):
-            raise MissingWeights(f"{owner!r} is not in this installation: `frugal train {owner}` makes it")
+    for owner in absent(name):
+        raise MissingWeights(f"{owner!r} is not in this installation: `frugal train {owner}` makes it")
     return Model(name, "embedded", **read(folders | {part: paths.EMBEDDED / at for part, at in EMBEDDED[name].items()}))
 
 
@@ -230,23 +261,27 @@ def _from_hub(name: str, revision: str | None) -> Model:
 
 
 def export(name: str | Path, folder: str | Path) -> Path:
-    """Writes a model, float32, as a whole diffusers pipeline: DDPMPipeline in pixels, LDMPipeline in latents.
+    """Writes a model, float32, as a whole diffusers pipeline: DDPM, LDM or Stable Diffusion.
 
-    LDMPipeline wants DDIM and knows a scale of the latents but no shift, so the shift moves into the autoencoder's 1x1
-    convolutions: same images. `folder` must be new or empty. Raises ValueError for a text-conditioned model.
+    The latter two know a scale of the latents but no shift, so the shift moves into the autoencoder's 1x1
+    convolutions: same images. `folder` must be new or empty; ValueError where it is not.
     """
-    from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline
+    from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, StableDiffusionPipeline
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder={str(folder)!r} exists already and is not an empty folder")
     model = load(name, device="cpu")
-    if type(model.unet).__name__ != "UNet2DModel":
-        raise ValueError(f"name={str(name)!r} is text-conditioned: its hub folder is a whole pipeline already")
-    if model.vae is None:
+    if model.vae is not None:
+        _fold_shift(model)
+    if model.conditional:
+        parts = {part: getattr(model, part) for part in ("vae", "text_encoder", "tokenizer", "unet")}
+        unused = dict.fromkeys(("safety_checker", "feature_extractor"))
+        scheduler = DDIMScheduler.from_config(model.scheduler.config)
+        pipeline = StableDiffusionPipeline(**parts, **unused, scheduler=scheduler, requires_safety_checker=False)
+    elif model.vae is None:
         pipeline = DDPMPipeline(model.unet, DDPMScheduler.from_config(model.scheduler.config))
     else:
-        _fold_shift(model)
         pipeline = LDMPipeline(model.vae, model.unet, DDIMScheduler.from_config(model.scheduler.config))
     pipeline.save_pretrained(folder)
     return folder

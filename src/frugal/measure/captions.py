@@ -1,0 +1,67 @@
+"""Marks of the text-conditioned models: captions and faces that find each other, and faces that follow their caption."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPModel
+
+from .. import paths
+from ..methods.samplers import sample
+from ..models import faces, text, zoo
+from . import judge
+from .marks import SAMPLES, SIZE, STEPS, Mark, reconstruct
+
+RETRIEVALS, TOGETHER = 20, 64  # random sets, faces in each
+GUIDANCES, STATED = (1.0, 1.5, 2.0, 3.0, 5.0), 2.0  # swept; the one that marks are given at
+
+
+def clip_marks() -> list[Mark]:
+    """Captions and faces must find each other among 64, half of which differ from another in one attribute."""
+    clip = CLIPModel.from_pretrained(paths.EMBEDDED / "faces-clip", dtype=torch.float32).eval()
+    data, right = faces.Faces("test", SIZE), {"face finds its caption": [], "caption finds its face": []}
+    for k in range(RETRIEVALS):
+        p = data.parameters(range(k * TOGETHER // 2, (k + 1) * TOGETHER // 2))
+        others = text.one_apart(p, seed=k)
+        both = {name: torch.cat([value, others[name]]) for name, value in p.items()}
+        captions = faces.captions(both)
+        with torch.inference_mode():
+            seen, said = text.embed(clip, 2 * judge.render(both) - 1, captions)
+        same = torch.tensor([[a == b for b in captions] for a in captions])  # a caption may fit two faces
+        for name, scores in zip(right, (seen @ said.T, said @ seen.T), strict=True):
+            right[name].append(same[torch.arange(TOGETHER), scores.argmax(1)].float().mean().item())
+    return [Mark(f"{name}, share of {RETRIEVALS} x {TOGETHER}", float(np.mean(v)), 0.95) for name, v in right.items()]
+
+
+def caption_accuracy(images: Tensor, truth: dict[str, Tensor]) -> dict[str, float]:
+    """Balanced accuracy of each attribute that captions name: mean over its values of the share read as the caption says."""
+    read = {name: p.argmax(1) for name, p in judge.probabilities(images).items()}
+    out = {}
+    for name, values in faces.ATTRIBUTES.items():
+        seen = faces.visible_mask(truth, name)
+        right = [(read[name] == i)[seen & (truth[name] == i)].float() for i in range(len(values))]
+        out[name] = float(np.mean([part.mean().item() for part in right if len(part)]))
+    return out
+
+
+def sd_marks() -> list[Mark]:
+    """Whether faces show what their captions say, by the judge's reader; the autoencoder's own ceiling beside it."""
+    model, data = zoo.load("faces-sd"), faces.Faces("test", SIZE)
+    truth = data.parameters(range(SAMPLES))
+    captions = faces.captions(truth)
+    drawn = {g: sample(model, range(SAMPLES), STEPS, "dpmpp_2m", prompts=captions, guidance=g) for g in GUIDANCES}
+    images = drawn[STATED]
+    found, accepted = caption_accuracy(images, truth), judge.accepts(images)
+    passed = {name: value[accepted] for name, value in truth.items()}
+    ceiling = caption_accuracy(reconstruct(model.vae, data.images(range(SAMPLES))), truth)
+    chance = [1 / len(values) for values in faces.ATTRIBUTES.values()]
+    mean = lambda accuracies: float(np.mean(list(accuracies.values())))
+    marks = [Mark(f"caption's attributes, balanced accuracy, guidance {STATED:g}", mean(found), 0.75)]
+    marks += [Mark(f"  of {name}", value, 0.50) for name, value in found.items()]
+    marks.append(Mark("the same by chance", float(np.mean(chance))))
+    marks.append(Mark("the same of the autoencoder's reconstructions", mean(ceiling)))
+    if accepted.any():
+        marks.append(Mark("the same of accepted images", mean(caption_accuracy(images[accepted], passed))))
+    for guidance, several in drawn.items():
+        marks.append(Mark(f"accuracy at guidance {guidance:g}", mean(caption_accuracy(several, truth))))
+        marks.append(Mark(f"accepted at guidance {guidance:g}", judge.accepts(several).float().mean().item()))
+    return marks

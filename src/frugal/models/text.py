@@ -1,0 +1,106 @@
+"""Captions as tokens, and `faces-clip`: an encoder of captions and one of faces, trained to agree (arXiv 2103.00020)."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+from . import faces
+
+LENGTH = 32  # tokens of a caption, with its start and end; the longest needs 27
+SPECIAL = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unknown>"}
+WIDTH, PATCH = 128, 8  # of both encoders; side of a patch of the image, in pixels
+
+
+def vocabulary() -> list[str]:
+    """The special tokens, then every word and sign that captions are made of."""
+    first = {name: next(iter(values)) for name, values in faces.ATTRIBUTES.items()}
+    first |= {"hair_style": "short", "hat": "cap"}  # values that hide nothing
+    captions = [faces.caption(first | {name: value}) for name, values in faces.ATTRIBUTES.items() for value in values]
+    return [*SPECIAL.values(), *sorted({word for c in captions for word in c.replace(",", " , ").split()})]
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, in the shape of a transformers tokenizer; words no caption has are `<unknown>`."""
+    numbers = {word: k for k, word in enumerate(vocabulary())}
+    words = Tokenizer(models.WordLevel(numbers, unk_token=SPECIAL["unk_token"]))
+    words.normalizer, words.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    ends = [SPECIAL["bos_token"], SPECIAL["eos_token"]]
+    words.post_processor = processors.TemplateProcessing(
+        single=f"{ends[0]} $A {ends[1]}", special_tokens=[(token, numbers[token]) for token in ends]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=LENGTH, **SPECIAL)
+
+
+def tokens(captions: list[str]) -> Tensor:
+    """Token numbers of captions, padded: int64 [n, 32]."""
+    return tokenizer()(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def build_clip() -> CLIPModel:
+    words = tokenizer()
+    shared = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
+    text = {
+        "vocab_size": len(words), "max_position_embeddings": LENGTH, "num_hidden_layers": 3,
+        "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
+    }  # fmt: skip
+    vision = {"image_size": 64, "patch_size": PATCH, "num_hidden_layers": 4}
+    return CLIPModel(CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=WIDTH))
+
+
+def embed(clip: CLIPModel, images: Tensor | None = None, captions: list[str] | None = None) -> tuple[Tensor, ...]:
+    """Unit vectors [n, width] of images [n, 3, 64, 64] in [-1, 1], or of captions, or of both in this order."""
+    found = []
+    if images is not None:
+        pooled = clip.vision_model(pixel_values=images).pooler_output
+        found.append(clip.visual_projection(pooled))
+    if captions is not None:
+        pooled = clip.text_model(input_ids=tokens(captions).to(clip.device)).pooler_output
+        found.append(clip.text_projection(pooled))
+    return tuple(torch.nn.functional.normalize(vectors.float(), dim=1) for vectors in found)
+
+
+def one_apart(p: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """The same faces with one visible attribute changed, colours along with it; never a pair of values held out."""
+    generator, changed = np.random.default_rng(seed), {name: value.clone() for name, value in p.items()}
+    names, todo = list(faces.ATTRIBUTES), torch.arange(len(p["x"]))
+    for _ in range(100):
+        chosen = torch.from_numpy(generator.integers(len(names), size=len(todo)))
+        for j, name in enumerate(names):
+            rows, values = todo[chosen == j], len(faces.ATTRIBUTES[name])
+            step = torch.from_numpy(generator.integers(1, values, size=len(rows)))
+            changed[name][rows] = (p[name][rows] + step) % values
+        part = {name: changed[name][todo] for name in (*names, "x")}
+        bad = torch.from_numpy(faces.has_unseen_pair({name: part[name].numpy() for name in names}))
+        for j, name in enumerate(names):
+            bad |= (chosen == j) & ~faces.visible_mask(part, name)  # what is hidden makes no other caption
+        for name in names:
+            changed[name][todo[bad]] = p[name][todo[bad]]
+        todo = todo[bad]
+        if not len(todo):
+            break
+    for name, (attribute, *_) in faces.COLOURS.items():
+        if attribute:
+            base = torch.tensor(faces.PALETTE[name.removesuffix("_rgb")])
+            moved = (p[name] + base[changed[attribute]] - base[p[attribute]]).clamp(0, 1)
+            changed[name] = torch.where((changed[attribute] != p[attribute])[:, None], moved, p[name])
+    return changed
+
+
+def contrastive_loss(clip: CLIPModel, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    """Symmetric cross-entropy (arXiv 2103.00020, section 2.3); half the batch differs from the other in one attribute."""
+    others = one_apart(
+        {name: value.cpu() for name, value in parameters.items()}, seed=int(torch.randint(2**31, ()).item())
+    )
+    drawn = faces.draw_batch(others, images.shape[-1]).to(images.device)
+    both = {name: torch.cat([value.cpu(), others[name]]) for name, value in parameters.items()}
+    seen, said = embed(clip, torch.cat([images, 2 * drawn - 1]), faces.captions(both))
+    logits = clip.logit_scale.exp().clamp(max=100) * seen @ said.T
+    target = torch.arange(len(logits), device=logits.device)
+    return (
+        torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)
+    ) / 2

@@ -1,0 +1,63 @@
+"""Sampling that follows a caption: equal to diffusers' own pipeline, one prompt a seed, guidance stated."""
+
+import pytest
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from frugal import merge_tokens, sample, zoo
+from frugal.models import faces
+
+PROMPTS = [faces.Faces("test")[k]["caption"] for k in range(2)]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_equals_the_pipeline_of_diffusers(text_pipeline, guidance):
+    model = zoo.load(text_pipeline)
+    ours = sample(model, [3, 4], steps=5, prompts=PROMPTS, guidance=guidance)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    noise = randn_tensor((2, 4, 8, 8), generator=generators)
+    theirs = text_pipeline(PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=noise, output_type="pt").images
+    assert torch.allclose(ours, theirs, atol=2e-3)
+    assert (ours[0] - ours[1]).abs().mean() > 0.01
+
+
+def test_images_depend_on_seed_and_prompt_alone(text_pipeline):
+    model = zoo.load(text_pipeline)
+    together = sample(model, [1, 2, 3], steps=3, prompts=PROMPTS[:1], guidance=2.0, batch_size=2)
+    alone = sample(model, [2], steps=3, prompts=PROMPTS[0], guidance=2.0)
+    assert torch.allclose(together[1:2], alone, atol=1e-5)
+    other = sample(model, [2], steps=3, prompts=PROMPTS[1], guidance=2.0)
+    assert not torch.allclose(alone, other, atol=1e-3)
+
+
+def test_without_prompts_it_is_unconditional(text_pipeline):
+    model = zoo.load(text_pipeline)
+    assert torch.equal(sample(model, [0], steps=2), sample(model, [0], steps=2, prompts=[""], guidance=1.0))
+
+
+def test_both_halves_of_guidance_merge_alike(text_pipeline):
+    model = zoo.load(text_pipeline)
+    with merge_tokens(model.unet, 0.5) as merging:
+        same = sample(model, [0], steps=2, prompts=[""], guidance=5.0)
+    assert {row["tokens_after"] for row in merging.report()} == {32}
+    with merge_tokens(model.unet, 0.5):
+        assert torch.allclose(same, sample(model, [0], steps=2, prompts=[""], guidance=1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"prompts": PROMPTS, "guidance": 0.5}, "guidance"), ({"guidance": 3.0}, "guidance"),
+        ({"prompts": ["a", "b", "c"]}, "prompts"), ({"prompts": [1, 2]}, "prompts"),
+        ({"prompts": PROMPTS, "guidance": float("nan")}, "guidance"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(text_pipeline, options, named):
+    with pytest.raises(ValueError, match=named):
+        sample(zoo.load(text_pipeline), [0, 1], steps=2, **options)
+
+
+def test_a_model_without_its_text_encoder_says_so(text_pipeline):
+    model = zoo.Model("half", "memory", text_pipeline.unet, text_pipeline.scheduler)
+    with pytest.raises(ValueError, match="no text encoder"):
+        sample(model, [0], steps=2, prompts=["a face"])

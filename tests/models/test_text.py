@@ -1,0 +1,44 @@
+"""Captions as tokens, captions one attribute apart, and the contrastive loss."""
+
+import math
+
+import torch
+
+from frugal.models import faces, text
+
+
+def test_every_caption_is_made_of_known_words_and_fits():
+    data = faces.Faces("test", part="unseen")
+    captions = faces.captions(data.parameters(range(500))) + faces.captions(faces.Faces("train").parameters(range(500)))
+    numbers = text.tokens(captions)
+    assert numbers.shape == (1000, text.LENGTH)
+    words = text.tokenizer()
+    assert not (numbers == words.unk_token_id).any()
+    assert ((numbers == words.eos_token_id).sum(1) == 1).all()  # nothing was cut off
+    assert len({tuple(row.tolist()) for row in numbers}) == len(set(captions))
+    assert words.convert_ids_to_tokens(text.tokens(["a purple face"])[0, :4].tolist())[2] == "<unknown>"
+
+
+def test_one_apart_changes_what_a_caption_says_and_no_geometry():
+    p = faces.Faces("train").parameters(range(300))
+    q = text.one_apart(p, seed=1)
+    for before, after in zip(faces.to_rows(p), faces.to_rows(q), strict=True):
+        changed = [name for name in faces.ATTRIBUTES if before[name] != after[name]]
+        shown = {name for name in changed if faces.HIDDEN not in (before[name], after[name])}
+        assert len(shown) == 1  # what appears or vanishes with it (a hat's colour) counts with it
+        assert all(before[name] == after[name] for name in faces.GEOMETRY)
+    assert all(a != b for a, b in zip(faces.captions(p), faces.captions(q), strict=True))
+    assert not faces.has_unseen_pair({name: q[name].numpy() for name in faces.ATTRIBUTES}).any()
+    same = q["hat"] == p["hat"]
+    moved = (q["skin_rgb"] != p["skin_rgb"]).any(1)
+    assert torch.equal(moved, q["skin"] != p["skin"]) and same.any()
+
+
+def test_contrastive_loss_starts_at_chance_and_reaches_every_weight():
+    torch.manual_seed(0)
+    clip, p = text.build_clip(), faces.Faces("train").parameters(range(8))
+    loss = text.contrastive_loss(clip, p, 2 * faces.draw_batch(p, 64) - 1)
+    assert abs(loss.item() - math.log(16)) < 0.5  # eight faces, and eight that differ in one attribute
+    loss.backward()
+    still = [name for name, parameter in clip.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not still
