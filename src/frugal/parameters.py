@@ -7,10 +7,27 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
-class Experiments(BaseModel):
-    """The parameters of chapter 5; a field's description says what is allowed."""
+class Chapter(BaseModel):
+    """What every chapter can be asked; a field's description says what is allowed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    seed: int = Field(0, ge=0, description="a whole number from 0")
+    scale: Literal["smoke", "quick", "thesis"] = Field("quick", description="smoke, quick or thesis")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
+
+
+class Diffusion(Chapter):
+    """The parameters of chapter 1."""
+
+    steps: int = Field(50, ge=2, le=1000, description="a whole number from 2 to 1000")
+    images: int = Field(4, ge=1, le=16, description="a whole number from 1 to 16")
+    watts: float = Field(65.0, gt=0, description="a number above 0")
+    price: float = Field(0.25, ge=0, description="a number from 0")
+
+
+class Experiments(Chapter):
+    """The parameters of chapter 5."""
 
     ratio: float | None = Field(
         None, ge=0, le=0.9, description="a number from 0 to 0.9, or None for the sweep 0 .. 0.9"
@@ -22,10 +39,6 @@ class Experiments(BaseModel):
     method: str = Field("tome", description="a method of frugal.methods.merging")
     steps: int | None = Field(None, ge=1, description="a whole number from 1, or None for the scale's own")
     images: int | None = Field(None, ge=1, description="a whole number from 1, or None for the scale's own")
-    seed: int = Field(0, ge=0, description="a whole number from 0")
-    scale: Literal["smoke", "quick", "thesis"] = Field("quick", description="smoke, quick or thesis")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
-
     # The lists of models and methods come with PyTorch and diffusers: loaded when something is checked, not before.
 
     @field_validator("model")
@@ -85,7 +98,7 @@ def merging_not_patched() -> set[str]:
     return plain | set(zoo.EMBEDDED)
 
 
-CHAPTERS = {"05_experiments": Experiments}
+CHAPTERS = {"01_diffusion": Diffusion, "05_experiments": Experiments}
 
 
 def validate(chapter: type[BaseModel] = Experiments, /, **given) -> BaseModel:

@@ -42,12 +42,17 @@ class About:
     @classmethod
     def of(cls, run) -> "About":
         """From an `experiments.Run`."""
+        return cls.on(run.subjects[0].place, run.request.scale)
+
+    @classmethod
+    def on(cls, device, scale: str = "quick") -> "About":
+        """Of a device, in words or as torch names it."""
         from ..measure.environment import environment
 
-        machine = environment(run.subjects[0].place)["device"]
+        machine = environment(device)["device"]
         plural = "s" if machine["threads"] > 1 else ""
         threads = f", {machine['threads']} thread{plural}" if machine["kind"] == "cpu" else ""
-        return cls(run.request.scale, f"{machine['name']}{threads}, float32")
+        return cls(scale, f"{machine['name']}{threads}, float32")
 
 
 @dataclass(frozen=True, eq=False)
