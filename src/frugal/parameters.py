@@ -26,6 +26,14 @@ class Diffusion(Chapter):
     price: float = Field(0.25, ge=0, description="a number from 0")
 
 
+class UNet(Chapter):
+    """The parameters of chapter 2."""
+
+    steps: int = Field(300, ge=1, description="a whole number from 1")
+    width: int = Field(32, ge=8, le=256, multiple_of=8, description="a multiple of 8 from 8 to 256")
+    level: int = Field(400, ge=1, le=999, description="a whole number from 1 to 999")
+
+
 class Experiments(Chapter):
     """The parameters of chapter 5."""
 
@@ -98,7 +106,7 @@ def merging_not_patched() -> set[str]:
     return plain | set(zoo.EMBEDDED)
 
 
-CHAPTERS = {"01_diffusion": Diffusion, "05_experiments": Experiments}
+CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "05_experiments": Experiments}
 
 
 def validate(chapter: type[BaseModel] = Experiments, /, **given) -> BaseModel:
