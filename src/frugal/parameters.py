@@ -34,6 +34,13 @@ class UNet(Chapter):
     level: int = Field(400, ge=1, le=999, description="a whole number from 1 to 999")
 
 
+class Autoencoder(Chapter):
+    """The parameters of chapter 3."""
+
+    images: int = Field(32, ge=4, le=256, description="a whole number from 4 to 256")
+    components: int = Field(32, ge=1, le=256, description="a whole number from 1 to 256")
+
+
 class Experiments(Chapter):
     """The parameters of chapter 5."""
 
@@ -106,7 +113,7 @@ def merging_not_patched() -> set[str]:
     return plain | set(zoo.EMBEDDED)
 
 
-CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "05_experiments": Experiments}
+CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "05_experiments": Experiments}
 
 
 def validate(chapter: type[BaseModel] = Experiments, /, **given) -> BaseModel:

@@ -135,8 +135,8 @@ def growth(about: About, *, name: str = "01_figure_1.2") -> Drawn:
                 axes.annotate(row.name, (row.date, row.parameters), textcoords="offset points", fontsize=8, **place)
         for row in benchmarks.itertuples():
             axes.axvline(row.date, color=style.FAINT, linestyle=":", linewidth=1)
-            axes.annotate(row.name, (row.date, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3), va="top", ha="right",
-                          textcoords="offset points", fontsize=8, rotation=90)  # fmt: skip
+            axes.annotate(row.name, (row.date, 1), xycoords=("data", "axes fraction"), xytext=(0, 4), ha="center",
+                          textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set(yscale="log", ylim=(1e7, 2e12), ylabel="parameters")
         axes.set_xlim(pd.Timestamp("2014-09-01"), pd.Timestamp("2024-09-01"))
         axes.legend(loc="lower left", title="models of")
