@@ -13,7 +13,7 @@ from .style import About, Drawn
 
 def through(image: Tensor, latents: Tensor, rebuilt: Tensor, about: About, *, name: str = "03_autoencoder") -> Drawn:
     """An image [3, H, W], the channels of its latents [c, h, w], and what is decoded from them."""
-    pictures = [(f"image, {image.numel():,} numbers", image), *((f"channel {k + 1}", z) for k, z in enumerate(latents))]
+    pictures = [(f"{image.numel():,} numbers", image), *((f"channel {k + 1}", z) for k, z in enumerate(latents))]
     pictures.append(("decoded", rebuilt))
     with style.canvas(1, len(pictures), size=(9.2, 2.1)) as (figure, grid):
         for axes, (title, picture) in zip(grid, pictures, strict=True):
@@ -34,7 +34,8 @@ def through(image: Tensor, latents: Tensor, rebuilt: Tensor, about: About, *, na
 
 def sheets(images: Mapping[str, Tensor], caption: str, about: About, *, name: str) -> Drawn:
     """One picture beside another, each under its title."""
-    with style.canvas(1, len(images), size=(9.2, 9.2 / len(images) + 0.5), squeeze=False) as (figure, grid):
+    side = min(2.6, 9.2 / len(images))
+    with style.canvas(1, len(images), size=(side * len(images), side + 0.5), squeeze=False) as (figure, grid):
         for axes, (title, image) in zip(grid[0], images.items(), strict=True):
             _show(axes, image)
             axes.set_title(title, fontsize=8.5)
@@ -48,6 +49,8 @@ def rate_distortion(table: pd.DataFrame, about: About, *, name: str = "03_rate_d
             for (codec, rows), colour, marker in zip(table.groupby("codec"), style.PALETTE, style.MARKERS, strict=False):
                 axes.plot(rows.bytes, rows[metric], f"{marker}-", color=colour, label=codec, markersize=5)
             axes.set(xscale="log", xlabel="bytes an image", ylabel=label)
+            axes.set_xticks([200, 500, 1000, 2000], ["200", "500", "1,000", "2,000"])
+            axes.minorticks_off()
         grid[0].legend()
     best = table[table.codec == "latents"].psnr.max()
     caption = (
