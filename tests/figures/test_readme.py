@@ -38,7 +38,8 @@ def test_writes_between_the_markers_only(numbers, tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text(old)
     chapter = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 125.0}})
     (tmp_path / "_build" / "notebooks").mkdir()
-    nbformat.write(chapter, tmp_path / "_build" / "notebooks" / "05_experiments.ipynb")
+    for name in readme.DRAWN:
+        nbformat.write(chapter, tmp_path / "_build" / "notebooks" / f"{name}.ipynb")
     monkeypatch.setattr(
         readme,
         "picture",
@@ -61,5 +62,5 @@ def test_writes_between_the_markers_only(numbers, tmp_path, monkeypatch):
         assert text.startswith("above\n\n<!--") and text.endswith(f"{readme.END_FIGURES}\n\nbelow\n") and "old" not in text
         assert f"{readme.END}\n\nbetween\n\n{readme.FIGURES}" in text
         assert text.count("| model |") == 1 and "| faces-ldm | 50 % | 60 % | 7 points | 90 % |" in text
-        assert "| 6.1 both models on the same axes | chapter 5 |" in text and "2 min, all of them" in text
+        assert "| 6.1 both models on the same axes | chapter 5 |" in text and "2 min, the chapter" in text
     assert (tmp_path / "book" / "_static").is_dir()

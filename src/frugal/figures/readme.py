@@ -11,17 +11,20 @@ from ..measure import records
 from ..measure.environment import environment
 from ..methods.samplers import sample
 from ..models import cards, faces, zoo
-from . import sheets, style
+from . import sheets, style, words
 from .tables import markdown
 
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 FIGURES, END_FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
-CHAPTER = "05_experiments"
-DRAWN = (
-    "5.1(a) DDPM, time against ratio", "5.1(b) LDM, time against ratio", "5.2 quality against ratio (PSNR, SSIM)",
-    "5.3 the same seeds at every ratio", "6.1 both models on the same axes",
-    "section 4.3, each iteration's time, memory and quality",
-)  # fmt: skip
+DRAWN = {  # chapter: what of the thesis it draws
+    "01_diffusion": ("1.1 training and inference", "1.2 growth of model sizes"),
+    "02_unet": ("2.1 the U-Net",),
+    "05_experiments": (
+        "5.1(a) DDPM, time against ratio", "5.1(b) LDM, time against ratio", "5.2 quality against ratio (PSNR, SSIM)",
+        "5.3 the same seeds at every ratio", "6.1 both models on the same axes",
+        "section 4.3, each iteration's time, memory and quality",
+    ),
+}  # fmt: skip
 SAMPLER = {"steps": 25, "sampler": "dpmpp_2m"}
 PUBLISHED = {
     "ddpm_celebahq_256": "DDPM, CelebA-HQ 256, in pixels",
@@ -82,16 +85,21 @@ def marks() -> str:
 
 def figures(root: Path) -> str:
     """Every figure of the thesis that is drawn here, its command, and how long that took when this was written."""
-    chapter = nbformat.read(root / "_build" / "notebooks" / f"{CHAPTER}.ipynb", as_version=4).metadata.papermill
+    took = {
+        name: nbformat.read(root / "_build" / "notebooks" / f"{name}.ipynb", as_version=4).metadata.papermill.duration
+        for name in DRAWN
+    }
     shipped = [record for record in records.load_shipped() if record.name == "noop"]
     noop = max((datetime.fromisoformat(r.end) - datetime.fromisoformat(r.start)).total_seconds() for r in shipped)
     evaluated = [cards.read(name).get("evaluated_in") for name in cards.ABOUT if cards.file(name).exists()]
     told = [f"{1 + s // 60:.0f}" for s in evaluated if s]
-    run = f"`make book`, or `frugal run {CHAPTER}`"
-    rows = [(thesis, "chapter 5", run, f"{chapter.duration / 60:.0f} min, all of them") for thesis in DRAWN]
+    rows = [
+        (thesis, f"chapter {int(name[:2])}", f"`make book`, or `frugal run {name}`", f"{words.duration(took[name])}, the chapter")
+        for name, several in DRAWN.items() for thesis in several
+    ]  # fmt: skip
     rows += [
         ("tomesd on a network without transformer blocks", "chapter 5", "`frugal bench noop`", f"{noop:.0f} s, besides setting up"),
-        ("the thesis's own scale", "chapter 5", f"`frugal run {CHAPTER} -p scale thesis`", "on a GPU; said before it begins"),
+        ("the thesis's own scale", "chapter 5", f"`frugal run 05_experiments -p scale thesis`", "on a GPU; said before it begins"),
         ("the embedded models' marks", "model cards", "`frugal evaluate NAME`", f"up to {max(told, key=int, default='?')} min each"),
     ]  # fmt: skip
     return markdown(["thesis", "here", "command", "time it took"], rows)

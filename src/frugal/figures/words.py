@@ -157,13 +157,17 @@ def noop(found: pd.DataFrame) -> str:
     return bullets(lines)
 
 
+def duration(seconds: float) -> str:
+    """Seconds as text: 95 -> 95 s, 312 -> 5 min."""
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
 def forecast(found: dict[str, float]) -> str:
     """How long a run will take, before it begins, from `experiments.forecast`."""
     if not found["cells"]:
         return f"All {found['all']} measurements were made here before: this run reads them."
-    minutes, disk = found["seconds"] / 60, max(found["disk"] / 2**20, 0.1)
-    time = f"{minutes:.0f} min" if minutes >= 2 else f"{found['seconds']:.0f} s"
+    disk = max(found["disk"] / 2**20, 0.1)
     return (
-        f"About {time}, {found['memory'] / 2**30:.1f} GiB of memory and {disk:.1f} MiB of disk: "
+        f"About {duration(found['seconds'])}, {found['memory'] / 2**30:.1f} GiB of memory and {disk:.1f} MiB of disk: "
         f"{found['cells']:.0f} of {found['all']:.0f} measurements are still to be made."
     )
