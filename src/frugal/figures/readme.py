@@ -99,7 +99,7 @@ def figures(root: Path) -> str:
     ]  # fmt: skip
     rows += [
         ("tomesd on a network without transformer blocks", "chapter 5", "`frugal bench noop`", f"{noop:.0f} s, besides setting up"),
-        ("the thesis's own scale", "chapter 5", f"`frugal run 05_experiments -p scale thesis`", "on a GPU; said before it begins"),
+        ("the thesis's own scale", "chapter 5", "`frugal run 05_experiments -p scale thesis`", "on a GPU; said before it begins"),
         ("the embedded models' marks", "model cards", "`frugal evaluate NAME`", f"up to {max(told, key=int, default='?')} min each"),
     ]  # fmt: skip
     return markdown(["thesis", "here", "command", "time it took"], rows)
