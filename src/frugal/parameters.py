@@ -21,7 +21,7 @@ class Diffusion(Chapter):
     """The parameters of chapter 1."""
 
     steps: int = Field(50, ge=2, le=1000, description="a whole number from 2 to 1000")
-    images: int = Field(4, ge=1, le=16, description="a whole number from 1 to 16")
+    images: int = Field(4, ge=2, le=16, description="a whole number from 2 to 16")
     watts: float = Field(65.0, gt=0, description="a number above 0")
     price: float = Field(0.25, ge=0, description="a number from 0")
 

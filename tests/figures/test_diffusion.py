@@ -32,6 +32,12 @@ def test_a_generation_begins_with_its_seed_s_noise_and_ends_in_its_image(model):
     assert torch.equal(last, diffusion.samplers.sample(model, [4], steps=3)[0])
 
 
+def test_variety_is_the_mean_difference_of_pairs(about):
+    images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8), torch.ones(3, 8, 8)])
+    assert diffusion.variety(images) == pytest.approx(2 / 3) and diffusion.variety(images[1:]) == 0
+    assert "twice the same 0.000" in diffusion.compared_loops({"twice the same": images[1:], "data": images[:2]}, about).alt
+
+
 def test_growth_cites_a_source_for_every_row_and_counts_what_can_be_counted(about):
     table = pd.read_csv(diffusion.GROWTH)
     assert table.source.str.len().gt(5).all() and table.url.str.startswith("https://arxiv.org/abs/").all()

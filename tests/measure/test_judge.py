@@ -71,6 +71,7 @@ def test_frozen_by_hash():
     "images",
     [
         torch.rand(3, 64, 64),
+        torch.rand(0, 3, 64, 64),
         torch.rand(2, 3, 32, 32),
         2 * torch.ones(1, 3, 64, 64),
         torch.full((1, 3, 64, 64), torch.nan),

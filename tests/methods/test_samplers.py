@@ -175,14 +175,15 @@ def test_half_precision_starts_from_the_same_noise(tiny):
         ({"seeds": []}, "seeds is empty"), ({"seeds": 3}, "seeds=3"), ({"seeds": [0.5]}, "seeds=0.5"),
         ({"seeds": [-1]}, "seeds=-1"),
         ({"steps": 0}, "steps=0 .* from 1 to 1000"), ({"steps": 1001}, "steps=1001"), ({"steps": 2.0}, "steps=2.0"),
-        ({"sampler": "plms"}, "sampler='plms'.*ddpm, ddim"), ({"batch_size": 0}, "batch_size=0"),
+        ({"sampler": "plms"}, "sampler='plms'.*ddpm, ddim"), ({"sampler": ["ddim"]}, "sampler="), ({"eta": "x"}, "eta='x'"),
+        ({"model": "faces-ddpm"}, "model: got str"), ({"batch_size": 0}, "batch_size=0"),
         ({"eta": 1.5}, "eta=1.5"), ({"eta": 0.5, "sampler": "euler"}, "eta=0.5"),
         ({"prompts": ["a face"]}, "prompts=.*unconditional"), ({"guidance": 7.5}, "guidance=7.5"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        sample(gaussian(), **{"seeds": [0], "steps": 2} | arguments)
+        sample(**{"model": gaussian(), "seeds": [0], "steps": 2} | arguments)
 
 
 def test_denoise_refuses_before_the_first_state():

@@ -142,3 +142,12 @@ def test_index_beyond_the_end():
     with pytest.raises(IndexError):
         Faces("validation")[len(Faces("validation"))]
     assert Faces("validation")[-1]["image"].shape == (3, 64, 64)
+
+
+def test_odd_requests_of_the_data_set():
+    data = Faces("test", size=np.int64(32))
+    assert data.images([]).shape == (0, 3, 32, 32) and data[0]["image"].shape == (3, 32, 32)
+    with pytest.raises(ValueError, match="index: got 1.5"):
+        data[1.5]
+    with pytest.raises(ValueError, match="size: got True"):
+        Faces("test", size=True)

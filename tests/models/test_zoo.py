@@ -423,3 +423,8 @@ def test_the_environment_variable_chooses_the_hub(endpoint, tmp_path, monkeypatc
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == COMMIT, done.stderr
+
+
+def test_a_revision_is_for_the_hub():
+    with pytest.raises(ValueError, match="revision='nonsense'"):
+        zoo.load("faces-ddpm", revision="nonsense")

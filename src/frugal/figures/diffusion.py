@@ -108,18 +108,25 @@ def _has_a_neighbour(row, rows: pd.DataFrame) -> bool:
     return bool((soon & rows.parameters.between(row.parameters / 1.5, row.parameters * 1.5)).any())
 
 
-def compared_loops(images: Mapping[str, Tensor], far: Mapping[str, float], about: About, *, name="01_two_loops") -> Drawn:
-    """Samples of several loops from the same noise, and how far they are from faces that can be drawn (the judge's distance)."""
+def variety(images: Tensor) -> float:
+    """How much images [n, 3, H, W] in [0, 1] differ from each other: mean root mean squared difference of pairs."""
+    flat = images.flatten(1)
+    return (torch.pdist(flat) / flat.shape[1] ** 0.5).mean().item()
+
+
+def compared_loops(images: Mapping[str, Tensor], about: About, *, name: str = "01_two_loops") -> Drawn:
+    """Samples of several loops, [n, 3, H, W] in [0, 1] each, from the same noise, and how much they vary; the data last."""
+    varied = {label: variety(sheet) for label, sheet in images.items()}
     with style.canvas(len(images), 1, size=(7.6, 1.75 * len(images) + 0.3), squeeze=False) as (figure, grid):
         for (axes,), (label, sheet) in zip(grid, images.items(), strict=True):
             _show(axes, _tiled(sheet, len(sheet)))
-            axes.set_title(f"{label}: distance {far[label]:.2f}", fontsize=9.5)
-    told = "; ".join(f"{label} {value:.2f}" for label, value in far.items())
+            axes.set_title(f"{label}: variety {varied[label]:.3f}", fontsize=9.5)
+    told = "; ".join(f"{label} {value:.3f}" for label, value in varied.items())
     caption = (
-        "The same noise through different loops. Distance: median of the judge's distance from the nearest face that can be "
-        f"drawn, smaller is better; of the data: {list(far.values())[-1]:.2f}."
+        "The same noise through different loops. Variety: mean root mean squared difference of two images; of the data "
+        f"{list(varied.values())[-1]:.3f}."
     )
-    return style.finish(figure, name, f"Samples of several loops. Distance from a drawable face: {told}.", caption, about)
+    return style.finish(figure, name, f"Samples of several loops. Variety: {told}.", caption, about)
 
 
 def growth(about: About, *, name: str = "01_figure_1.2") -> Drawn:

@@ -32,7 +32,7 @@ def quality_against_ratio(
             style.ratio_axis(axes, decay.ratio)
             axes.set(title=f"5.2({letter})  {label.split(',')[0]} to the unmerged image", ylabel=label)
         handles = [handle for handle in grid[0].get_legend_handles_labels()[0]]
-        figure.legend(handles=[*handles, *_keys()], loc="outside lower center", ncols=4)
+        figure.legend(handles=[*handles, *_keys()], loc="outside upper center", ncols=4)
     n = decay.groupby(["model", "ratio"]).size().min()
     bands = " Bands: quartiles of what two unrelated test faces give, and a test face and its reconstruction by the autoencoder."
     caption = (
@@ -60,7 +60,7 @@ def against_the_data(baselines: pd.DataFrame, about: About, *, name: str = "05_f
             _bands(axes, baselines, metric)
             style.ratio_axis(axes, of_models.ratio)
             axes.set(title=f"{label.split(',')[0]} to the data set", ylabel=label)
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     ends = of_models.groupby(["model_or_baseline", "ratio"]).psnr.median()
     told = "; ".join(
         f"{model} {ends[model].iloc[0]:.1f} dB unmerged, {ends[model].iloc[-1]:.1f} dB at the highest ratio"

@@ -58,7 +58,8 @@ def time_against_ratio(
             reach = 1.15 * max(*map(abs, relative.dataLim.intervaly), 0.01)
             relative.set(title="the change that merging makes", ylim=(-reach, reach), ylabel="time against ratio 0")
             style.ratio_axis(relative, rows.ratio)
-            relative.legend(handles=_legend(relative, rows, palette[model]), loc="best")
+            handles = _legend(relative, rows, palette[model])
+            relative.legend(handles=handles, loc="best", frameon=True, facecolor="white", framealpha=0.9, edgecolor="white")
     told = " ".join(f"{model}: {words.effect(rows)}" for model, rows in changes.groupby("model", sort=False))
     told = told or "Ratio 0 alone was asked for, which changes nothing."
     rounds = times[times.kind == "measured"].groupby(["model", "ratio"])["round"].nunique()

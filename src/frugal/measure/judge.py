@@ -34,12 +34,12 @@ COLOUR_REGIONS = {
 
 
 def check(images: Tensor) -> Tensor:
-    """The images as float32 [n, 3, 64, 64] on the CPU; ValueError for another shape or values outside [0, 1]."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
+    """The images as float32 [n, 3, 64, 64] on the CPU; ValueError for another shape, none, or values outside [0, 1]."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE) or not len(images):
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images: got {got}, allowed is a tensor [n, 3, {SIZE}, {SIZE}]")
     images = images.detach().float().cpu()
-    if images.numel() and not (images.min() >= 0 and images.max() <= 1):  # NaN fails too
+    if not (images.min() >= 0 and images.max() <= 1):  # NaN fails too
         raise ValueError(f"images: got values from {images.min():.3g} to {images.max():.3g}, allowed is [0, 1]")
     return images
 

@@ -167,7 +167,7 @@ def _check_level(level: float) -> None:
 
 def _pairs(a: Tensor, b: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
     for name, images in (("a", a), ("b", b)):
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(f"{name}: got {got}; a tensor of shape [n, 3, H, W] is allowed")
         if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):

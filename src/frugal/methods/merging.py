@@ -48,8 +48,8 @@ def merge_tokens(
         raise ValueError(f"ratio: got {ratio!r}, allowed is a number from 0 to {LARGEST_RATIO}")
     if method not in (*METHODS, LIBRARY):
         raise ValueError(f"method: got {method!r}, allowed are {', '.join((*METHODS, LIBRARY))}")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed: got {seed!r}, allowed is a whole number from 0 on")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed: got {seed!r}, allowed is a whole number from 0 to 2**63 - 1")
     if is_merged(unet):
         raise ValueError("unet: got a network whose tokens are merged, allowed is one without; remove() that first")
     merging = Merging(unet, float(ratio), select(unet, layers), int(seed))

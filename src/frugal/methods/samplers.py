@@ -6,7 +6,7 @@ Noise comes from each image's own seed, so image k is the same whatever the batc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -79,6 +79,7 @@ def sample(
 
     A text-conditioned model without prompts samples unconditionally.
     """
+    _check_model(model)
     seeds = _seeds(seeds)
     prompts = _prompts(model, prompts, len(seeds))
     size = BATCH if batch_size is None else _whole("batch_size", batch_size, 1)
@@ -106,10 +107,11 @@ def denoise(
 
     Bad input raises ValueError at once, not at the first state.
     """
+    _check_model(model)
     seeds = _seeds(seeds)
     network = _network(model, _prompts(model, prompts, len(seeds)), guidance, len(seeds))
     scheduler = _scheduler(model, steps, sampler)
-    if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
+    if not isinstance(eta, Real) or not 0 <= eta <= 1 or (eta and sampler != "ddim"):
         raise ValueError(f"eta={eta!r}: allowed are 0 to 1 with sampler='ddim', 0 with every other")
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same noise on every device
     options = {"generator": generators} if sampler in STOCHASTIC else {}
@@ -138,7 +140,7 @@ def _advance(network: Network, scheduler: Any, t: Tensor, noisy: Tensor, options
 
 
 def _scheduler(model: "Model", steps: int, sampler: str) -> Any:
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}")
     kind, options = SAMPLERS[sampler]
     scheduler = kind.from_config(model.scheduler.config, **options)
@@ -151,6 +153,11 @@ def _scheduler(model: "Model", steps: int, sampler: str) -> Any:
             "take a few more or fewer"
         )
     return scheduler
+
+
+def _check_model(model: "Model") -> None:
+    if not hasattr(model, "latent_shape") or not hasattr(model, "scheduler"):
+        raise ValueError(f"model: got {type(model).__name__}, allowed is what frugal.zoo.load returns")
 
 
 def _prompts(model: "Model", prompts: Sequence[str] | None, count: int) -> list[str] | None:

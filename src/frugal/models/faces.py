@@ -4,6 +4,8 @@ Face k depends on k alone. Twelve pairs of attribute values never meet in traini
 `seen` part without them and an `unseen` part in which every face shows at least one.
 """
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -182,9 +184,9 @@ def draw(parameters: dict, size: int = 64) -> Tensor:
 
 
 def check_size(size: int) -> int:
-    if not isinstance(size, int) or not 16 <= size <= 2048:
+    if not isinstance(size, Integral) or isinstance(size, bool) or not 16 <= size <= 2048:
         raise ValueError(f"size: got {size!r}, allowed is a whole number of pixels from 16 to 2048")
-    return size
+    return int(size)
 
 
 class Faces(Dataset):
@@ -214,14 +216,13 @@ class Faces(Dataset):
 
     def images(self, indices) -> Tensor:
         """Images of many faces at once: float32 [n, 3, size, size] in [0, 1]."""
-        return torch.cat(
-            [
-                draw_batch(self.parameters(part), self.size)
-                for part in np.array_split(np.asarray(indices), -(-len(indices) // 32))
-            ]
-        )
+        pieces = np.array_split(np.asarray(indices, dtype=np.int64), max(1, -(-len(indices) // 32)))
+        drawn = [draw_batch(self.parameters(part), self.size) for part in pieces if len(part)]
+        return torch.cat(drawn) if drawn else torch.empty(0, 3, self.size, self.size)
 
     def __getitem__(self, k: int) -> dict:
+        if not isinstance(k, Integral):
+            raise ValueError(f"index: got {k!r}, allowed is a whole number")
         p = self.parameters(k + self.length if k < 0 else k)
         image, masks = draw_batch(p, self.size, masks=True)
         attributes = visible(p)

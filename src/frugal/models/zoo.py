@@ -206,6 +206,9 @@ def _find(name: Any, weights: str, revision: str | None) -> Model:
         raise MissingWeights(f"name={name!r} is gone from the hub; the same weights are at {GONE[name]!r}")
     if (weights == "embedded" and not embedded) or (weights == "hub" and embedded):
         raise ValueError(f"weights={weights!r} does not fit name={name!r}: embedded are {', '.join(EMBEDDED)}")
+    local = weights == "random" or embedded or not isinstance(name, str) or Path(name or "?").is_dir()
+    if revision is not None and local:
+        raise ValueError(f"revision={revision!r} is for models of the hub, not for name={str(name)!r}")
     if weights == "random":
         return _from_architecture(name)
     if embedded:
