@@ -148,8 +148,10 @@ class Run:
         if self.name == "faces-clip":
             text.tokenizer().save_pretrained(self.target)
         self.card.pop("marks", None)  # they were measured of other weights
-        self.card |= {"parameters": sum(p.numel() for p in plain.parameters()), "device": device_name(self.device),
-                      "torch": torch.__version__}  # fmt: skip
+        earlier, here = self.card.get("device", ""), device_name(self.device)
+        devices = here if not earlier or earlier.endswith(here) else f"{earlier}, then {here}"
+        counted = sum(p.numel() for p in plain.parameters())
+        self.card |= {"parameters": counted, "device": devices, "torch": torch.__version__}
         cards.write(self.name, self.card)
 
 
