@@ -23,6 +23,7 @@ from .optimiser import Optimiser
 from .recipes import RECIPES, SCHEDULES, SIZE, measure_latents
 
 WARMUP = 200  # steps
+REFINING = 0.5  # of the peak rate, for a cycle that goes on from trained weights
 LATENT = ("faces-ldm", "faces-sd")  # trained in the latents of faces-vae
 
 
@@ -61,6 +62,7 @@ class Run:
         self.card = cards.blank(name)
         self.elapsed = 0.0  # seconds of the present call, what --resume goes on from
         goes_on = resume and (self.target / "config.json").exists()
+        self.peak = REFINING if goes_on else 1.0
         if goes_on:
             network = type(network).from_pretrained(self.target, torch_dtype=torch.float32)
             self.card = cards.read(name)
@@ -103,7 +105,7 @@ class Run:
             loss = self.recipe.loss(self.network, parameters, images)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step(learning_rate(self.card["steps"], progress))
+        self.optimiser.step(self.peak * learning_rate(self.card["steps"], progress))
         self.ema.step(self.network.parameters())
         self.card["steps"] += 1
         return loss.detach()
@@ -120,11 +122,11 @@ class Run:
         for file, content in tensors.items():
             save_file(content, self.checkpoint / f"{file}.part")
             (self.checkpoint / f"{file}.part").replace(self.checkpoint / f"{file}.safetensors")
-        (self.checkpoint / "progress.json").write_text(json.dumps({"elapsed": self.elapsed, "card": self.card}))
+        (self.checkpoint / "progress.json").write_text(json.dumps({"elapsed": self.elapsed, "peak": self.peak, "card": self.card}))
 
     def restore(self) -> None:
         progress = json.loads((self.checkpoint / "progress.json").read_text())
-        self.elapsed, self.card = progress["elapsed"], progress["card"]
+        self.elapsed, self.peak, self.card = progress["elapsed"], progress["peak"], progress["card"]
         network = load_file(self.checkpoint / "network.safetensors", device=str(self.device))
         self.optimiser.restore(load_file(self.checkpoint / "optimiser.safetensors", device=str(self.device)))
         with torch.no_grad():
@@ -177,8 +179,9 @@ def train(name: str, minutes: float | None = None, resume: bool = False, device:
     """Train one embedded network for `minutes` of wall time and write its weights and card; returns the card.
 
     `resume` goes on from the last checkpoint of an unfinished call, else from the embedded weights with a fresh
-    learning-rate cycle and faces not seen yet. The embedded weights change when it is done, not before. Raises ValueError for an unknown name, minutes that are not positive, a
-    device this machine has not, and an autoencoder begun anew under models that were trained in its latents.
+    learning-rate cycle at half the peak and faces not seen yet. The embedded weights change when it is done, not before.
+    Raises ValueError for an unknown name, minutes that are not positive, a device this machine has not, and an
+    autoencoder begun anew under models that were trained in its latents.
     """
     if name not in RECIPES:
         raise ValueError(f"name: got {name!r}, allowed are {', '.join(RECIPES)}")
