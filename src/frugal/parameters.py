@@ -41,6 +41,26 @@ class Autoencoder(Chapter):
     components: int = Field(32, ge=1, le=256, description="a whole number from 1 to 256")
 
 
+class Attention(Chapter):
+    """The parameters of chapter 4."""
+
+    prompt: str = Field(
+        "a smiling face with dark skin, curly red hair, round eyes, square glasses and a green beanie on a blue background",
+        description="a text made of the words of the captions",
+    )
+    guidance: float = Field(2.0, ge=1, le=20, description="a number from 1 to 20")
+    images: int = Field(64, ge=4, le=256, description="a whole number from 4 to 256")
+    tokens: Literal[256, 1024, 4096, 16384] = Field(4096, description="256, 1024, 4096 or 16384")
+
+    @field_validator("prompt")
+    @classmethod
+    def known_words(cls, prompt: str) -> str:
+        from frugal.models import text
+
+        text.check_words(prompt)
+        return prompt
+
+
 class Experiments(Chapter):
     """The parameters of chapter 5."""
 
@@ -54,6 +74,8 @@ class Experiments(Chapter):
     method: str = Field("tome", description="a method of frugal.methods.merging")
     steps: int | None = Field(None, ge=1, description="a whole number from 1, or None for the scale's own")
     images: int | None = Field(None, ge=1, description="a whole number from 1, or None for the scale's own")
+    prompts: str | list[str] | None = Field(None, description="a text, a list of one text an image, or None for the model's own list")
+    guidance: float | None = Field(None, ge=1, le=50, description="a number from 1 to 50, or None for the model's own")
     # The lists of models and methods come with PyTorch and diffusers: loaded when something is checked, not before.
 
     @field_validator("model")
@@ -81,9 +103,15 @@ class Experiments(Chapter):
     def fitting(self) -> Self:
         """What can be told of a combination before anything is loaded."""
         from frugal.methods import merging
-        from frugal.models import zoo
+        from frugal.models import text, zoo
 
         embedded = self.model in zoo.EMBEDDED
+        if self.prompts is not None and self.model in (None, "faces-sd"):
+            for prompt in [self.prompts] if isinstance(self.prompts, str) else self.prompts:
+                try:
+                    text.check_words(prompt)
+                except ValueError as allowed:
+                    raise ValueError(f"prompts: got {prompt!r} for model 'faces-sd', allowed are {allowed}") from None
         if self.model and ((self.weights == "embedded" and not embedded) or (self.weights in ("hub", "random") and embedded)):
             raise ValueError(f"weights: got {self.weights!r} for model {self.model!r}, allowed is 'auto'")
         if self.weights == "random" and self.model and not zoo.published(self.model):
@@ -110,10 +138,10 @@ def merging_not_patched() -> set[str]:
         name for repository, parts in zoo.PUBLISHED.items() for name in (repository, repository.split("/")[1])
         if parts["unet"]["_class_name"] == "UNet2DModel"
     }  # fmt: skip
-    return plain | set(zoo.EMBEDDED)
+    return plain | {name for name, parts in zoo.EMBEDDED.items() if "text_encoder" not in parts}
 
 
-CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "05_experiments": Experiments}
+CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments}
 
 
 def validate(chapter: type[BaseModel] = Experiments, /, **given) -> BaseModel:

@@ -1,36 +1,16 @@
 import torch
 
 from frugal.figures import sheets
-
-
-def test_merged_patches_are_the_means_of_their_groups():
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen, groups = sheets.merged_patches(image, 0.5)
-    cut, merged = (torch.nn.functional.unfold(x[None], 4, stride=4)[0].T for x in (image, seen))
-    for group in groups.unique():
-        members = (groups == group).flatten()
-        assert torch.allclose(merged[members], cut[members].mean(0).expand(int(members.sum()), -1), atol=1e-6)
-    assert len(groups.unique()) == 32
-
-
-def test_nothing_merged_is_the_image_itself():
-    image = torch.rand(3, 32, 32)
-    seen, groups = sheets.merged_patches(image, 0.0)
-    assert torch.equal(seen, image) and len(groups.unique()) == 64
+from frugal.measure import redundancy
 
 
 def test_the_picture_of_merging_counts_its_tokens(about):
-    images = {"noise": torch.rand(3, 32, 32), "a photograph": sheets.photograph(32)}
+    images = {"noise": torch.rand(3, 32, 32), "a photograph": redundancy.photograph(32)}
     drawn = sheets.merging(images, about, ratios=(0.0, 0.5))
     titles = [axes.get_title(loc="left") for axes in drawn.figure.axes]
     assert titles[::2] == ["0%: 64 tokens"] * 2
     assert all(title.startswith("50%: 32 tokens, ") and title.endswith(" dB") for title in titles[1::2])
     assert "a photograph" in drawn.alt
-
-
-def test_the_photograph_is_one():
-    image = sheets.photograph()
-    assert image.shape == (3, 64, 64) and 0 <= image.min() and image.max() <= 1 and image.std() > 0.1
 
 
 def test_examples_have_a_row_a_model_and_seed_and_a_column_a_ratio(about):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
-from frugal.measure import decay, experiments, fits, plan, records, timing
+from frugal.measure import decay, draws, experiments, fits, plan, records, timing
 from frugal.models import zoo
 from frugal.parameters import Experiments
 
@@ -156,11 +156,12 @@ def test_memory_of_a_model_in_memory_is_refused(store, pixel):
 
 @pytest.fixture
 def asked():
-    return {"ratios": RATIOS, "images": 2, "steps": 2, "watched": 1, "scale": "smoke"}
+    return {"ratios": RATIOS, "watched": 1, "scale": "smoke"}
 
 
 def test_quality_is_measured_against_the_same_seed(store, pixel, latent, asked, monkeypatch):
-    found = experiments.quality_decay([pixel, latent], **asked)
+    drawn = experiments.drawn([pixel, latent], 2, 2)
+    found = experiments.quality_decay(drawn, **asked)
     columns = ["model", "weights", "ratio", "image", "psnr", "ssim", "layers", "tokens_before", "tokens_after"]
     assert list(found.columns) == columns and len(found) == 2 * len(RATIOS) * 2
     unmerged, merged = found[found.ratio == 0], found[found.ratio > 0]
@@ -169,13 +170,14 @@ def test_quality_is_measured_against_the_same_seed(store, pixel, latent, asked, 
     share = (1 - merged.tokens_after / merged.tokens_before).to_numpy()
     assert np.allclose(share, merged.ratio, atol=0.02)
     monkeypatch.setattr(decay.samplers, "denoise", forbid)
-    pd.testing.assert_frame_equal(experiments.quality_decay([pixel, latent], **asked), found)
+    pd.testing.assert_frame_equal(experiments.quality_decay(drawn, **asked), found)
 
 
 def test_trajectories_share_the_records_of_quality_and_end_in_its_images(store, pixel, asked, monkeypatch):
-    found = experiments.quality_decay([pixel], **asked)
+    drawn = experiments.drawn([pixel], 2, 2)
+    found = experiments.quality_decay(drawn, **asked)
     monkeypatch.setattr(decay.samplers, "denoise", forbid)
-    steps = experiments.trajectories([pixel], **asked)
+    steps = experiments.trajectories(drawn, **asked)
     assert list(steps.columns) == ["model", "weights", "ratio", "step", "image", "psnr", "ssim"]
     assert len(steps) == len(RATIOS) * 2 and set(steps.image) == {0}
     last = steps[(steps.step == 1) & (steps.ratio > 0)].psnr.to_numpy()  # the last step ends in its clean prediction
@@ -185,23 +187,25 @@ def test_trajectories_share_the_records_of_quality_and_end_in_its_images(store, 
 def test_images_beyond_a_batch_are_those_of_smaller_runs(store, pixel, monkeypatch):
     subject = plan.Subject.of(pixel)
     monkeypatch.setattr(decay, "BATCH", 2)
-    images, steps = decay._watch(subject, 2, (0, 1, 2), 3)
-    again, alone = decay._watch(subject, 2, (2,), 1)
+    images, steps = decay._watch(subject, draws.Draw(2, (0, 1, 2)), 3)
+    again, alone = decay._watch(subject, draws.Draw(2, (2,)), 1)
     assert images.shape == (3, 3, 16, 16) and steps.shape == (2, 3, 3, 16, 16)
     assert torch.allclose(images[2:], again, atol=1e-5) and torch.allclose(steps[:, 2:], alone, atol=1e-5)
 
 
 def test_quality_of_random_weights_is_refused():
+    with pytest.raises(ValueError, match="random"):
+        experiments.drawn([("stable-diffusion-v1-5", "random")])
     for function in (experiments.quality_decay, experiments.trajectories):
         with pytest.raises(ValueError, match="random"):
-            function([("ddpm-celebahq-256", "random")], RATIOS, scale="smoke")
+            function({plan.Subject("ddpm-celebahq-256", "random"): draws.Draw(2, (0, 1))}, RATIOS, scale="smoke")
 
 
 def test_the_data_set_is_compared_with_models_with_itself_and_with_the_autoencoder(
     store, pixel, latent, asked, monkeypatch
 ):
     monkeypatch.setattr(decay, "test_faces", lambda indices, size=16: faces16(indices))
-    found = experiments.dataset_baselines([pixel, latent], **asked)
+    found = experiments.dataset_baselines(experiments.drawn([pixel, latent], 2, 2), **asked)
     assert list(found.columns) == ["model_or_baseline", "ratio", "image", "psnr", "ssim"]
     alone = found[found.ratio.isna()]
     assert set(alone.model_or_baseline) == {"unrelated test images", "autoencoder alone"}
@@ -283,7 +287,7 @@ def test_tomesd_changes_nothing_in_a_unet2d_and_is_capped(store):
 
 
 def test_a_request_s_models_and_ratios():
-    assert [subject.name for subject in plan.subjects(Experiments())] == [*plan.PUBLISHED, *plan.EMBEDDED]
+    assert [subject.name for subject in plan.subjects(Experiments())] == [*plan.PUBLISHED, *plan.EMBEDDED, plan.TEXT]
     assert all(subject.trained for subject in plan.subjects(Experiments(weights="embedded")))
     one = plan.shares(Experiments(model="ldm-celebahq-256", weights="random", ratio=0.3))
     assert one[0].network_ratios == (0.0, 0.3) and one[0].layer_ratios == () and not one[0].subject.trained

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 from frugal import merge_tokens, sample, zoo
+from frugal.methods.samplers import denoise
 from frugal.models import faces
 
 PROMPTS = [faces.Faces("test")[k]["caption"] for k in range(2)]
@@ -19,6 +21,19 @@ def test_equals_the_pipeline_of_diffusers(text_pipeline, guidance):
     theirs = text_pipeline(PROMPTS, num_inference_steps=5, guidance_scale=guidance, latents=noise, output_type="pt").images
     assert torch.allclose(ours, theirs, atol=2e-3)
     assert (ours[0] - ours[1]).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_published_scheduler_equals_the_pipeline_of_diffusers(text_pipeline, steps):
+    text_pipeline.scheduler = PNDMScheduler.from_config(text_pipeline.scheduler.config, skip_prk_steps=True)
+    noise = randn_tensor((1, 4, 8, 8), generator=[torch.Generator().manual_seed(3)])
+    options = {"num_inference_steps": steps, "guidance_scale": 3.0, "latents": noise, "output_type": "pt"}
+    theirs = text_pipeline(PROMPTS[:1], **options).images
+    model = zoo.load(text_pipeline)
+    assert torch.allclose(sample(model, [3], steps, "pndm", prompts=PROMPTS[:1], guidance=3.0), theirs, atol=2e-3)
+    states = list(denoise(model, [3], steps, "pndm", prompts=PROMPTS[:1], guidance=3.0))
+    assert [state.step for state in states] == list(range(steps))
+    assert all(state.clean.isfinite().all() and state.clean.std() < 50 for state in states)
 
 
 def test_images_depend_on_seed_and_prompt_alone(text_pipeline):

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from frugal.models import faces, text
@@ -42,3 +43,28 @@ def test_contrastive_loss_starts_at_chance_and_reaches_every_weight():
     loss.backward()
     still = [name for name, parameter in clip.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not still
+
+
+def test_reading_layer_by_layer_is_the_encoder_s_own():
+    clip, said = text.load_clip(), [faces.Faces("test")[k]["caption"] for k in range(4)]
+    with torch.inference_mode():
+        [own] = text.embed(clip, captions=said)
+        assert torch.allclose(text.embed_as(clip, said), own, atol=1e-5)
+        for options in ({"positions": False}, {"causal": False}):
+            assert not torch.allclose(text.embed_as(clip, said, **options), own, atol=1e-2)
+
+
+def test_without_positions_and_mask_a_caption_is_a_bag_of_words():
+    one, two = "a sad face on a blue background", "a blue face on a sad background"
+    with torch.inference_mode():
+        first, second = text.embed_as(text.load_clip(), [one, two], positions=False, causal=False)
+        assert torch.allclose(first, second, atol=1e-5)
+        first, second = text.embed_as(text.load_clip(), [one, two])
+        assert not torch.allclose(first, second, atol=1e-2)
+
+
+@pytest.mark.parametrize(("prompt", "named"), [("a purple face", "purple"), ("", "1 to 30 words"), ("a " * 40, "not 40")])
+def test_a_prompt_that_no_caption_could_be_is_refused(prompt, named):
+    with pytest.raises(ValueError, match=named):
+        text.check_words(prompt)
+    text.check_words(faces.Faces("test")[0]["caption"])

@@ -17,6 +17,8 @@ def quality_against_ratio(
     baselines: pd.DataFrame,  # model_or_baseline, ratio (nan for a baseline), psnr, ssim: see decay.dataset_baselines
     about: About,
     *,
+    figure_number: str = "5.2",
+    note: str = "",           # how the images were drawn
     name: str = "05_figure_5.2",
 ) -> Drawn:  # fmt: skip
     """Figure 5.2: SSIM (a) and PSNR (b) to the unmerged image of the same seed, with both fits and the baselines."""
@@ -30,14 +32,14 @@ def quality_against_ratio(
                 _curves(axes, curves[(curves.model == model) & (curves.metric == metric)], palette[model])
             _bands(axes, baselines, metric)
             style.ratio_axis(axes, decay.ratio)
-            axes.set(title=f"5.2({letter})  {label.split(',')[0]} to the unmerged image", ylabel=label)
+            axes.set(title=f"{figure_number}({letter})  {label.split(',')[0]} to the unmerged image", ylabel=label)
         handles = [handle for handle in grid[0].get_legend_handles_labels()[0]]
         figure.legend(handles=[*handles, *_keys()], loc="outside upper center", ncols=4)
     n = decay.groupby(["model", "ratio"]).size().min()
     bands = " Bands: quartiles of what two unrelated test faces give, and a test face and its reconstruction by the autoencoder."
     caption = (
-        f"Figure 5.2: mean over {n} images a ratio and its 95% bootstrap interval, {style.weights_of(decay)} weights. At "
-        f"ratio 0 an image is compared with itself, which no fit uses.{bands if len(baselines) else ''}"
+        f"Figure {figure_number}: mean over {n} images a ratio and its 95% bootstrap interval, {style.weights_of(decay)} "
+        f"weights. {note}At ratio 0 an image is compared with itself, which no fit uses.{bands if len(baselines) else ''}"
     )
     return style.finish(figure, name, _in_words(decay), caption, about)
 

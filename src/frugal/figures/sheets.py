@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,40 +18,12 @@ from .style import About, Drawn
 from .words import listed
 
 
-def merged_patches(image: Tensor, ratio: float, side: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """An image [3, H, W] cut into patches of `side` pixels that are merged as tokens: what is seen after merging, and
-    the group of each patch, int64 [H / side, W / side].
-
-    Nothing attends to anything here, so that merging alone is seen: the patches of a group show their mean.
-    """
-    from frugal.methods.matching import Call, tome
-
-    grid = image.shape[-2] // side, image.shape[-1] // side
-    patches = torch.nn.functional.unfold(image[None], side, stride=side).mT
-    call = Call("picture", grid, int(ratio * patches.shape[1]), (0.0,), seed)
-
-    def merged(attend):
-        return tome(attend, patches, patches - patches.mean(), call)
-
-    groups = merged(lambda tokens: torch.arange(float(tokens.shape[1]))[None, :, None])
-    seen = torch.nn.functional.fold(merged(lambda tokens: tokens).mT, image.shape[-2:], side, stride=side)
-    return seen[0], groups.long().view(grid)
-
-
-def photograph(size: int = 64) -> Tensor:
-    """A photograph of a face, which scikit-image ships: float32 [3, size, size] in [0, 1]."""
-    from skimage.data import astronaut
-    from skimage.transform import resize
-
-    face = resize(astronaut()[:256, 96:352] / 255.0, (size, size), anti_aliasing=True)
-    return torch.from_numpy(face).permute(2, 0, 1).float()
-
-
 def merging(
     images: Mapping[str, Tensor], about: About, *, ratios=(0.0, 0.25, 0.5, 0.75), side: int = 4, name: str = "05_merging"
 ) -> Drawn:
     """The idea in one picture: images as patches, after merging a growing share of them, and how much that alone loses."""
     from ..measure.quality import psnr
+    from ..measure.redundancy import merged_patches
 
     lost: dict[str, list[float]] = {}
     with style.canvas(len(images), len(ratios), size=(9.2, 2.5 * len(images) + 0.3), squeeze=False) as (figure, grid):
@@ -84,26 +57,26 @@ def _borders(axes, groups: Tensor, side: int) -> None:
 
 
 def merged_samples(
-    subjects, ratios, seeds, *, steps: int = 25, method: str = "tome", scale: str = "quick"
+    drawn, ratios, *, method: str = "tome", scale: str = "quick"
 ) -> dict[str, dict[float, Tensor]]:
-    """Images of the same seeds at each ratio, {model: {ratio: [n, 3, H, W] in [0, 1]}}, by DDIM.
+    """Images of the same seeds at each ratio, {model: {ratio: [n, 3, H, W] in [0, 1]}}.
 
-    `subjects`: of an `experiments.Run`. Each sheet is kept as a picture beside the records, under a name made of all it
+    `drawn`: {Subject: Draw}, from an `experiments.Run`. Each sheet is kept as a picture beside the records, under a name made of all it
     depends on, so that drawing again samples nothing.
     """
     from ..measure import records
     from ..methods import matching, merging, samplers
 
     source, found = records.source_hash(merging, matching, samplers), {}
-    for subject in subjects:
+    for subject, draw in drawn.items():
         for ratio in ratios:
-            asked = [subject.about["weights_hash"], source, ratio, list(seeds), steps, method]
+            asked = [subject.about["weights_hash"], source, ratio, method, asdict(draw)]
             key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
             file = paths.results(scale).parent / "samples" / f"{subject.title['model'].replace('/', '_')}-{key}.png"
             if not file.exists():
                 with merging.merge_tokens(subject.model.unet, ratio, method=method):
-                    _write(file, samplers.sample(subject.model, seeds, steps))
-            found.setdefault(subject.title["model"], {})[ratio] = _read(file, len(seeds))
+                    _write(file, samplers.sample(subject.model, draw.seeds, draw.steps, draw.sampler, **draw.options))
+            found.setdefault(subject.title["model"], {})[ratio] = _read(file, len(draw.seeds))
     return found
 
 
@@ -122,8 +95,9 @@ def _read(file: Path, count: int) -> Tensor:
 
 
 def examples(
-    images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, *, weights="embedded", name: str = "05_figure_5.3"
-) -> Drawn:
+    images: Mapping[str, Mapping[float, Tensor]], seeds, about: About, *, weights="embedded", note: str = "",
+    figure_number: str = "5.3", name: str = "05_figure_5.3",
+) -> Drawn:  # fmt: skip
     """Figure 5.3: the same seeds at every ratio; `images`: {model: {ratio: [n, 3, H, W] in [0, 1]}}."""
     models, ratios, seeds = list(images), sorted(next(iter(images.values()))), list(seeds)
     rows = [(model, k) for model in models for k in range(len(seeds))]
@@ -138,8 +112,8 @@ def examples(
         for axes, ratio in zip(grid[0], ratios, strict=True):
             axes.set_title(f"{ratio:.0%}", fontsize=9.5)
     caption = (
-        f"As the thesis's figure 5.3: images of the same {len(seeds)} seeds at each ratio of merged tokens, not "
-        f"selected, {weights} weights."
+        f"Figure {figure_number}: images of the same {len(seeds)} seeds at each ratio of merged tokens, not selected, "
+        f"{weights} weights. {note}".rstrip()
     )
     alt = (
         f"A grid of generated faces: for {' and '.join(models)} one row a seed ({', '.join(map(str, seeds))}), "

@@ -23,7 +23,9 @@ def set_up(run, about: About) -> str:
     seeds = f"{run.request.seed} to {run.request.seed + run.images - 1}"
     whole = ", ".join(f"{share.rounds} rounds of {share.subject.title['model']}" for share in run.shares)
     quality = (
-        f"{', '.join(trained)}; {run.images} images x {run.steps} steps" if trained else "not measured: random weights"
+        "; ".join(f"{s.title['model']}, {len(draw.seeds)} images x {draw.steps} steps" for s, draw in run.drawn.items())
+        if trained
+        else "not measured: random weights"
     )
     ratios = ", ".join(f"{ratio:.0%}" for ratio in run.ratios)
     timed_as = f"single steps, interleaved: {whole}; scaled to 200 steps"
@@ -37,6 +39,11 @@ def set_up(run, about: About) -> str:
         if any(s.layer_ratios for s in run.shares)
         else ""
     )
+    samplers = ", ".join(sorted({draw.sampler.upper() for draw in run.drawn.values()})) or "none"
+    prompted = "; ".join(
+        f"{s.title['model']}: {len(set(draw.prompts))} prompts, guidance {draw.guidance:g}"
+        for s, draw in run.drawn.items() if draw.prompts
+    )  # fmt: skip
     rows = [
         ("hardware", "Google Colab, NVIDIA T4 (5.1)", about.device),
         ("software", "Python 3.10, diffusers 0.21.4 (5.1)", software),
@@ -48,10 +55,10 @@ def set_up(run, about: About) -> str:
         ("on the clock", "first to end of the 200th iteration, decoding outside (5.2)", clock),
         ("statistic", "mean per image", "mean, median, quartiles, and the smallest detectable effect"),
         ("compared with", "the data set (5.2), the unmerged image of the same seed (5.4)", "both"),
-        ("scheduler", "not stated", "DDIM, eta 0, for quality and iterations"),
+        ("scheduler", "not stated", f"{samplers} for quality; DDIM, eta 0, for iterations"),
         ("batch", "not stated", "1 for times, up to 16 for quality"),
         ("precision", "not stated", "float32"),
-        ("prompts, guidance", "not stated", "none: the models are not conditioned" if plain else "no prompt, no guidance"),
+        ("prompts, guidance", "not stated", prompted or "none: the models are not conditioned"),
         ("seeds", "the same for all ratios, not stated which (5.4)", seeds),
         ("attention", "not stated", "PyTorch's fused scaled_dot_product_attention, merged or not"),
         ("warm-up", "not stated", "one run of everything, not counted"),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ..measure import timing
+from ..measure.plan import TEXT
 from ..measure.timing import UNSURE
 
 NEAR_HALF = (0.4, 0.6)  # what "near 50 %" and "almost half" are taken to mean
@@ -155,6 +156,20 @@ def noop(found: pd.DataFrame) -> str:
             f"{rows.patched.sum()} modules of a UNet2DModel patched, output {same}; {most}."
         )
     return bullets(lines)
+
+
+def how_drawn(drawn) -> str:
+    """How the images of text-conditioned models were sampled, from an `experiments.Run`'s `drawn`: a sentence or more."""
+    told = []
+    for subject, draw in drawn.items():
+        if draw.prompts is None:
+            continue
+        name = subject.title["model"]
+        said = f"“{draw.prompts[0]}”" if len(set(draw.prompts)) == 1 else f"{len(set(draw.prompts))} different prompts"
+        how = f"{name}: {len(draw.seeds)} images, {draw.steps} steps ({draw.sampler}), {said}, guidance {draw.guidance:g}"
+        stands = " (a stand-in, at 64x64, for the thesis's Stable Diffusion v1-5 at 512x512)" if name == TEXT else ""
+        told.append(f"{how}{stands}. ")
+    return "".join(told)
 
 
 def duration(seconds: float) -> str:

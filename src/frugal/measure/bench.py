@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 import venv
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -159,6 +160,27 @@ def noop_probe() -> dict:
         "tokens_after": after,
     }
     return {name: {"unit": "count", "values": values} for name, values in counts.items()}
+
+
+@torch.no_grad()
+def library_outputs(unet: torch.nn.Module, ratios: Iterable[float], seed: int = 0) -> dict[float, torch.Tensor]:
+    """What a text-conditioned network answers under tomesd itself at each ratio, with the same destinations and input.
+
+    Nothing is refused here, ratios above 0.75 included: that is what it shows. The network is left as it was.
+    """
+    import tomesd
+
+    def random(*shape):
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(unet.device)
+
+    size, found = unet.config.sample_size, {}
+    noise, words = random(1, unet.config.in_channels, size, size), random(1, 8, unet.config.cross_attention_dim)
+    for ratio in ratios:
+        tomesd.apply_patch(unet, ratio=ratio)
+        unet._tome_info["args"]["generator"] = torch.Generator(unet.device).manual_seed(seed)
+        found[ratio] = unet(noise, 500, words).sample
+        tomesd.remove_patch(unet)
+    return found
 
 
 def tiny_network(kind: str) -> torch.nn.Module:

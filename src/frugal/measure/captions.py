@@ -5,31 +5,59 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
-from .. import paths
 from ..methods.samplers import sample
 from ..models import faces, text, zoo
 from . import judge
+from .draws import GUIDANCE
 from .marks import SAMPLES, SIZE, STEPS, Mark, reconstruct
 
 RETRIEVALS, TOGETHER = 20, 64  # random sets, faces in each
-GUIDANCES, STATED = (1.0, 1.5, 2.0, 3.0, 5.0), 2.0  # swept; the one that marks are given at
+GUIDANCES, STATED = (1.0, 1.5, 2.0, 3.0, 5.0), GUIDANCE["faces-sd"]  # swept; the one that marks are given at
 
 
 def clip_marks() -> list[Mark]:
     """Captions and faces must find each other among 64, half of which differ from another in one attribute."""
-    clip = CLIPModel.from_pretrained(paths.EMBEDDED / "faces-clip", dtype=torch.float32).eval()
+    right = retrieval(text.load_clip())
+    return [Mark(f"{name}, share of {RETRIEVALS} x {TOGETHER}", float(np.mean(v)), 0.95) for name, v in right.items()]
+
+
+@torch.inference_mode()
+def retrieval(clip: CLIPModel, sets: int = RETRIEVALS, **options: bool) -> dict[str, list[float]]:
+    """Share of 64 test faces that find their caption, and of captions that find their face, set by set.
+
+    `options`: of `text.embed_as`, for a caption read without positions or mask.
+    """
     data, right = faces.Faces("test", SIZE), {"face finds its caption": [], "caption finds its face": []}
-    for k in range(RETRIEVALS):
+    for k in range(sets):
         p = data.parameters(range(k * TOGETHER // 2, (k + 1) * TOGETHER // 2))
         others = text.one_apart(p, seed=k)
         both = {name: torch.cat([value, others[name]]) for name, value in p.items()}
         captions = faces.captions(both)
-        with torch.inference_mode():
-            seen, said = text.embed(clip, 2 * judge.render(both) - 1, captions)
+        [seen], said = text.embed(clip, 2 * judge.render(both) - 1), text.embed_as(clip, captions, **options)
         same = torch.tensor([[a == b for b in captions] for a in captions])  # a caption may fit two faces
         for name, scores in zip(right, (seen @ said.T, said @ seen.T), strict=True):
             right[name].append(same[torch.arange(TOGETHER), scores.argmax(1)].float().mean().item())
-    return [Mark(f"{name}, share of {RETRIEVALS} x {TOGETHER}", float(np.mean(v)), 0.95) for name, v in right.items()]
+    return right
+
+
+@torch.inference_mode()
+def order_heard(clip: CLIPModel, images: int = 256, **options: bool) -> float:
+    """Share of faces whose caption fits better than the same words in another order: hat and background change colours.
+
+    Chance is 0.5. Of the first `images` test faces those whose hat and background can change places. `options`: of
+    `text.embed_as`. Equal scores count as half.
+    """
+    data = faces.Faces("test", SIZE)
+    p = data.parameters(range(images))
+    said = [faces.visible(p, row) for row in range(images)]
+    colours = [(a["hat_colour"], a["background"]) for a in said]
+    both = set(faces.ATTRIBUTES["hat_colour"]) & set(faces.ATTRIBUTES["background"])
+    rows = [k for k, pair in enumerate(colours) if set(pair) <= both and len(set(pair)) == 2]
+    own = [faces.caption(said[k]) for k in rows]
+    swapped = [faces.caption(said[k] | {"hat_colour": colours[k][1], "background": colours[k][0]}) for k in rows]
+    [seen] = text.embed(clip, 2 * data.images(rows) - 1)
+    right, wrong = ((seen * text.embed_as(clip, c, **options)).sum(1) for c in (own, swapped))
+    return ((right > wrong + 1e-5).float() + 0.5 * ((right - wrong).abs() <= 1e-5).float()).mean().item()
 
 
 def caption_accuracy(images: Tensor, truth: dict[str, Tensor]) -> dict[str, float]:

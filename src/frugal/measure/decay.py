@@ -14,36 +14,30 @@ from torch import Tensor
 
 from ..methods import matching, merging, samplers
 from ..models import drawing, faces, zoo
-from . import quality
+from . import draws, quality
+from .draws import Draw
 from .plan import RATIOS, Cell, Subject
 from .timing import UNSURE
 
 BATCH = 16  # images sampled at once
 COMPARING = 0.01  # seconds for PSNR and SSIM of a pair
+Drawn = dict[Subject, Draw]
 UNRELATED, AUTOENCODER = "unrelated test images", "autoencoder alone"
 
 
-def decay_cells(
-    subject: Subject, ratios: Iterable[float], images: int, steps: int, seed: int, watched: int, method: str
-) -> Iterator[Cell]:  # fmt: skip
+def decay_cells(subject: Subject, ratios: Iterable[float], draw: Draw, watched: int, method: str) -> Iterator[Cell]:
     """One cell a ratio; raises ValueError for random weights."""
     subject.require_trained("PSNR or SSIM")
-    seeds = tuple(range(seed, seed + images))
     for ratio in ratios:
-        asked = {
-            "ratio": ratio,
-            "method": method,
-            "steps": steps,
-            "seeds": seeds,
-            "watched": watched,
-            "sampler": "ddim",
-        }
-        function = partial(_compare, subject, ratio, method, steps, seeds, watched)
+        asked = {"ratio": ratio, "method": method, "watched": watched, "steps": draw.steps, "seeds": draw.seeds}
+        asked |= {"sampler": draw.sampler, **draw.options}
+        function = partial(_compare, subject, ratio, method, draw, watched)
         runs = 2 if ratio == 0 else 1  # the unmerged images are sampled with the first
         source = (merging, matching, samplers, zoo.Model.decode, quality.psnr, quality.ssim, _similar, _compare, _watch)
         source += (_pictures, test_faces, faces, drawing) if has_faces(subject) else (_pictures,)
-        compared = COMPARING * (2 * images + steps * watched)
-        yield Cell("quality", "decay", subject, asked, function, source, runs * images * steps, overhead=compared)
+        images = len(draw.seeds)
+        compared = COMPARING * (2 * images + draw.steps * watched)
+        yield Cell("quality", "decay", subject, asked, function, source, runs * images * draw.steps, overhead=compared)
 
 
 def has_faces(subject: Subject) -> bool:
@@ -52,18 +46,19 @@ def has_faces(subject: Subject) -> bool:
 
 
 @torch.no_grad()
-def _watch(subject: Subject, steps: int, seeds: tuple[int, ...], watched: int) -> tuple[Tensor, Tensor]:
+def _watch(subject: Subject, draw: Draw, watched: int) -> tuple[Tensor, Tensor]:
     """Final images [n, 3, H, W] in [0, 1], and the first `watched` images' clean ones at every step [steps, watched, 3, H, W]."""
     model, images, trajectory = subject.model, [], []
-    for first in range(0, len(seeds), BATCH):
+    for first in range(0, len(draw.seeds), BATCH):
+        chosen = draw.part(slice(first, first + BATCH))
         part = max(0, min(BATCH, watched - first))
         seen = []
-        for state in samplers.denoise(model, seeds[first : first + BATCH], steps):
+        for state in samplers.denoise(model, chosen.seeds, chosen.steps, chosen.sampler, **chosen.options):
             if part:
                 seen.append(_pictures(model, state.clean[:part]))
         images.append(_pictures(model, state.sample))
         trajectory += [torch.stack(seen)] if seen else []
-    return torch.cat(images), torch.cat(trajectory, dim=1) if trajectory else torch.empty(steps, 0)
+    return torch.cat(images), torch.cat(trajectory, dim=1) if trajectory else torch.empty(draw.steps, 0)
 
 
 def _pictures(model: zoo.Model, latents: Tensor) -> Tensor:
@@ -73,15 +68,15 @@ def _pictures(model: zoo.Model, latents: Tensor) -> Tensor:
 _unmerged = lru_cache(maxsize=2)(_watch)
 
 
-def _compare(subject: Subject, ratio: float, method: str, steps: int, seeds: tuple[int, ...], watched: int) -> dict:
-    reference, path = _unmerged(subject, steps, seeds, watched)
+def _compare(subject: Subject, ratio: float, method: str, draw: Draw, watched: int) -> dict:
+    reference, path = _unmerged(subject, draw, watched)
     with merging.merge_tokens(subject.model.unet, ratio, method=method) as merged:
-        images, trajectory = _watch(subject, steps, seeds, watched)
+        images, trajectory = _watch(subject, draw, watched)
     found = _similar("", images, reference)
     if watched:
         found |= _similar("step_", trajectory.flatten(0, 1), path.flatten(0, 1))
     if has_faces(subject):
-        found |= _similar("dataset_", images, test_faces(seeds, images.shape[-1]))
+        found |= _similar("dataset_", images, test_faces(draw.seeds, images.shape[-1]))
     layers = {row["layer"]: (row["tokens_before"], row["tokens_after"]) for row in merged.report()}
     before, after = np.sum(list(layers.values()), axis=0) if layers else (0, 0)
     tokens = {"layers": len(layers), "tokens_before": before, "tokens_after": after}
@@ -105,22 +100,29 @@ def test_faces(indices: Iterable[int], size: int = 64) -> Tensor:
 test_faces.__test__ = False  # its name is not a test's
 
 
-def _measured(models, ratios, images, steps, seed, watched, method, scale, device):
-    for subject in (Subject.of(item, device) for item in models):
-        for cell in decay_cells(subject, ratios, images, steps, seed, watched, method):
+def _measured(drawn: Drawn, ratios, watched, method, scale):
+    for subject, draw in drawn.items():
+        for cell in decay_cells(subject, ratios, draw, watched, method):
             yield subject, cell, cell.measure(scale).values
 
 
-def quality_decay(
-    models, ratios=RATIOS, images=16, steps=25, seed=0, *, watched=4, method="tome", scale="quick", device="auto"
-) -> pd.DataFrame:  # fmt: skip
+def drawn(models, images=16, steps=25, seed=0, *, prompts=None, guidance=None, device="auto") -> Drawn:
+    """What the tables below are measured on: {Subject: Draw}, from names, pairs (name, weights) or loaded models."""
+    subjects = [Subject.of(item, device) for item in models]
+    for subject in subjects:
+        subject.require_trained("PSNR or SSIM")
+    asked = {"prompts": prompts, "guidance": guidance}
+    return {s: draws.draw(s, images, steps, seed, **(asked if s.conditional else {})) for s in subjects}
+
+
+def quality_decay(drawn: Drawn, ratios=RATIOS, *, watched=4, method="tome", scale="quick") -> pd.DataFrame:
     """PSNR (dB) and SSIM of merged images to the unmerged ones of the same seeds, infinite and 1 where identical.
 
     Columns model, weights, ratio, image (its seed), psnr, ssim, layers, tokens_before, tokens_after (of a step, over the
     layers touched: none at ratio 0). Raises ValueError for random weights.
     """
     rows = []
-    for subject, cell, found in _measured(models, ratios, images, steps, seed, watched, method, scale, device):
+    for subject, cell, found in _measured(drawn, ratios, watched, method, scale):
         counts = {name: int(found[name][0]) for name in ("layers", "tokens_before", "tokens_after")}
         for image, psnr, ssim in zip(cell.asked["seeds"], found["psnr"], found["ssim"], strict=True):
             rows.append(
@@ -130,17 +132,15 @@ def quality_decay(
     return pd.DataFrame(rows, columns=columns)
 
 
-def trajectories(
-    models, ratios=RATIOS, images=16, steps=25, seed=0, *, watched=4, method="tome", scale="quick", device="auto"
-) -> pd.DataFrame:  # fmt: skip
+def trajectories(drawn: Drawn, ratios=RATIOS, *, watched=4, method="tome", scale="quick") -> pd.DataFrame:
     """PSNR and SSIM between the merged and the unmerged run's predicted clean image, decoded, at every step.
 
     Of the first `watched` images of `quality_decay`, whose records it shares: model, weights, ratio, step, image, psnr, ssim.
     """
     rows = []
-    for subject, cell, found in _measured(models, ratios, images, steps, seed, watched, method, scale, device):
+    for subject, cell, found in _measured(drawn, ratios, watched, method, scale):
         seeds = cell.asked["seeds"][:watched]
-        places = [(step, image) for step in range(steps) for image in seeds]
+        places = [(step, image) for step in range(cell.asked["steps"]) for image in seeds]
         for (step, image), psnr, ssim in zip(places, found["step_psnr"], found["step_ssim"], strict=True):
             where = {"ratio": cell.asked["ratio"], "step": step, "image": image}
             rows.append(subject.title | where | {"psnr": psnr, "ssim": ssim})
@@ -194,16 +194,14 @@ def _reconstructed(subject: Subject, images: int, seed: int) -> dict:
     return _similar("", _pictures(subject.model, latents), originals)
 
 
-def dataset_baselines(
-    models, ratios=RATIOS, images=16, steps=25, seed=0, *, watched=4, method="tome", scale="quick", device="auto"
-) -> pd.DataFrame:  # fmt: skip
+def dataset_baselines(drawn: Drawn, ratios=RATIOS, *, watched=4, method="tome", scale="quick") -> pd.DataFrame:
     """PSNR and SSIM to unrelated test faces, the thesis's section 5.2, and what they are without any model.
 
     Columns model_or_baseline, ratio, image, psnr, ssim: each model's images at every ratio, image k against face k (the
     records of `quality_decay`); then, ratio nan, "unrelated test images" against each other and "autoencoder alone", test
-    faces against their own reconstruction. Models of other data have no rows.
+    faces against their own reconstruction. Models of other data have no rows, nor have those that a caption tells of face k.
     """
-    subjects = [subject for subject in (Subject.of(item, device) for item in models) if has_faces(subject)]
+    drawn = {s: draw for s, draw in drawn.items() if has_faces(s) and not s.conditional}
     rows = []
 
     def add(name, ratio, indices, psnr, ssim):
@@ -211,11 +209,12 @@ def dataset_baselines(
         pairs = zip(indices, psnr, ssim, strict=True)
         rows.extend(where | {"image": image, "psnr": p, "ssim": s} for image, p, s in pairs)
 
-    for subject, cell, found in _measured(subjects, ratios, images, steps, seed, watched, method, scale, device):
+    for subject, cell, found in _measured(drawn, ratios, watched, method, scale):
         ratio = cell.asked["ratio"]
         add(subject.about["name"], ratio, cell.asked["seeds"], found["dataset_psnr"], found["dataset_ssim"])
-    alone = [subject for subject in subjects if subject.latent][:1]
-    for name, subject in ([(UNRELATED, None)] if subjects else []) + [(AUTOENCODER, subject) for subject in alone]:
+    alone = [subject for subject in drawn if subject.latent][:1]
+    images, seed = next(((len(draw.seeds), draw.seeds[0]) for draw in drawn.values()), (0, 0))
+    for name, subject in ([(UNRELATED, None)] if drawn else []) + [(AUTOENCODER, subject) for subject in alone]:
         for cell in baseline_cells(subject, images, seed):
             found = cell.measure(scale).values
             add(name, np.nan, cell.asked["images"], found["psnr"], found["ssim"])

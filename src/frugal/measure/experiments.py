@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from . import bench, cost, decay, footprint, records, timing
-from .decay import dataset_baselines, dataset_changes, quality_decay, trajectories
+from . import bench, cost, decay, draws, footprint, records, timing
+from .decay import dataset_baselines, dataset_changes, drawn, quality_decay, trajectories
+from .draws import Draw
 from .fits import curves, fit_decay
 from .footprint import memory
 from .numbers import numbers
@@ -35,7 +36,7 @@ from .timing import (
 
 __all__ = [
     "RATIOS", "SCALES", "Run", "Scale", "Subject", "attention_share", "changes", "composed_times", "curves", "dataset_baselines",
-    "dataset_changes", "decode_times", "detectable", "fit_decay", "forecast", "image_seconds", "iterations", "layer_times",
+    "dataset_changes", "decode_times", "detectable", "drawn", "fit_decay", "forecast", "image_seconds", "iterations", "layer_times",
     "memory", "network_times", "noop", "numbers", "quality_decay", "trajectories", "write_numbers",
 ]  # fmt: skip
 
@@ -53,7 +54,16 @@ class Run:
         self.images, self.steps = request.images or self.scale.images, request.steps or self.scale.steps
         self.subjects = [share.subject for share in self.shares]
         self.trained = [subject for subject in self.subjects if subject.trained]
+        if (request.prompts or request.guidance) and not any(subject.conditional for subject in self.trained):
+            raise ValueError(f"prompts, guidance: got {request.prompts!r}, {request.guidance!r}, but no model asked for follows a text")
+        self.drawn = {subject: self._draw(subject) for subject in self.trained}
         self._common = {"method": request.method, "scale": request.scale}
+
+    @property
+    def as_thesis(self) -> list[str]:
+        """The models of figures 5.2 and 5.3: the text-conditioned ones, as in the thesis, else all that are trained."""
+        prompted = [s for s in self.trained if s.conditional] or self.trained
+        return [s.title["model"] for s in prompted]
 
     @cached_property
     def network(self) -> pd.DataFrame:
@@ -126,21 +136,24 @@ class Run:
     @cached_property
     def quality(self) -> pd.DataFrame:
         """`quality_decay` of the trained models."""
-        return quality_decay(*self._sampling, **self._compared)
+        return quality_decay(self.drawn, self.ratios, **self._compared)
 
     @cached_property
     def trajectories(self) -> pd.DataFrame:
         """`trajectories` of the trained models."""
-        return trajectories(*self._sampling, **self._compared)
+        return trajectories(self.drawn, self.ratios, **self._compared)
 
     @cached_property
     def baselines(self) -> pd.DataFrame:
         """`dataset_baselines` of the trained models."""
-        return dataset_baselines(*self._sampling, **self._compared)
+        return dataset_baselines(self.drawn, self.ratios, **self._compared)
 
-    @property
-    def _sampling(self) -> tuple:
-        return self.trained, self.ratios, self.images, self.steps, self.request.seed
+    def _draw(self, subject: Subject) -> Draw:
+        asked = self.request
+        if not subject.conditional:
+            return draws.draw(subject, self.images, self.steps, asked.seed)
+        images = asked.images or self.scale.prompted
+        return draws.draw(subject, images, self.steps, asked.seed, asked.prompts, asked.guidance)
 
     @property
     def _compared(self) -> dict:
@@ -187,9 +200,8 @@ class Run:
             )
         for subject in self._sampled:
             yield from timing.iteration_cells(subject, self.ratios, scale.timed_images, scale.timed_steps, method, seed)
-        for subject in self.trained:
-            watched = self._compared["watched"]
-            yield from decay.decay_cells(subject, self.ratios, self.images, self.steps, seed, watched, method)
+        for subject, draw in self.drawn.items():
+            yield from decay.decay_cells(subject, self.ratios, draw, self._compared["watched"], method)
 
 
 def attention_share(models, *, scale="quick", device="auto") -> pd.DataFrame:

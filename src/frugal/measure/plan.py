@@ -17,6 +17,7 @@ RATIOS = tuple(k / 10 for k in range(10))  # the thesis's ten
 THESIS_STEPS = 200
 PUBLISHED = ("ddpm-celebahq-256", "ldm-celebahq-256")  # the thesis's pair
 EMBEDDED = ("faces-ddpm", "faces-ldm")
+TEXT = "faces-sd"  # in the place of the thesis's third model, Stable Diffusion
 LARGE = 50e9  # FLOPs a step from which a network is timed whole at a few ratios, its layers at all
 TIMESTEP = 500  # at which a single step is timed
 
@@ -33,6 +34,7 @@ class Scale:
     layer_rounds: int
     decode_rounds: int
     images: int  # whose quality is measured
+    prompted: int  # the same of a text-conditioned model
     steps: int
     watched: int  # images compared at every step
     timed_images: int  # generated on the clock, step by step
@@ -44,13 +46,13 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale("smoke", (0.0, 0.5, 0.9), (0.0, 0.9), 3, 4, 3, 1, 2, 2, 1, 1, 2, False, (0.0,), memory_large=False, divisor=4),
-    "quick": Scale("quick", RATIOS, (0.0, 0.5, 0.9), 7, 15, 7, 3, 16, 25, 4, 1, 25, False, (0.0, 0.9)),
-    "thesis": Scale("thesis", RATIOS, RATIOS, 21, 21, 21, 21, 100, THESIS_STEPS, 8, 100, THESIS_STEPS, True, RATIOS),
+    "smoke": Scale("smoke", (0.0, 0.5, 0.9), (0.0, 0.9), 3, 4, 3, 1, 2, 2, 2, 1, 1, 2, False, (0.0,), memory_large=False, divisor=4),
+    "quick": Scale("quick", RATIOS, (0.0, 0.5, 0.9), 7, 15, 7, 3, 16, 16, 25, 4, 1, 25, False, (0.0, 0.9)),
+    "thesis": Scale("thesis", RATIOS, RATIOS, 21, 21, 21, 21, 100, 20, THESIS_STEPS, 8, 100, THESIS_STEPS, True, RATIOS),
 }  # fmt: skip
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=5)
 def _load(name: str, weights: str, device: str) -> zoo.Model:
     return zoo.load(name, weights=weights, device=device)
 
@@ -115,8 +117,9 @@ class Subject:
         """The network on the meta device: its shapes, without memory or weights."""
         if published(self.name) and self.given is None:
             return zoo.architecture(self.name)["unet"]
+        network = self.model.unet  # loaded before: not onto that device
         with torch.device("meta"):
-            return type(self.model.unet).from_config(self.model.unet.config)
+            return type(network).from_config(network.config)
 
     @cached_property
     def flops(self) -> int:
@@ -160,6 +163,11 @@ class Subject:
         """Whether images are decoded from latents."""
         known = published(self.name) and self.given is None
         return "vae" in zoo.architecture(self.name) if known else self.model.vae is not None
+
+    @cached_property
+    def conditional(self) -> bool:
+        """Whether images follow a text."""
+        return type(self.blueprint).__name__ == "UNet2DConditionModel"
 
     @property
     def trained(self) -> bool:
@@ -245,14 +253,14 @@ def shares(request: Any) -> list[Share]:
 
 
 def subjects(request: Any) -> list[Subject]:
-    """The models of a request: the one it names, else the thesis's pair with random weights and the embedded pair."""
+    """The models of a request: the one it names, else the thesis's pair with random weights and the embedded ones."""
     weights = request.weights
     if request.model is not None:
         asked = [(request.model, weights)]
-    elif weights == "auto":
-        asked = [(name, "random") for name in PUBLISHED] + [(name, "embedded") for name in EMBEDDED]
     else:
-        asked = [(name, weights) for name in (EMBEDDED if weights == "embedded" else PUBLISHED)]
+        published = {"auto": "random", "embedded": None}.get(weights, weights)
+        asked = [(name, published) for name in PUBLISHED if published]
+        asked += [(name, "embedded") for name in (*EMBEDDED, TEXT) if weights in ("auto", "embedded")]
     return [Subject.of(pair, request.device) for pair in asked]
 
 

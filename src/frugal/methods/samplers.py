@@ -48,6 +48,8 @@ SAMPLERS = {  # name: (scheduler, its options besides the model's own configurat
     "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 2}),  # Zhao et al., arXiv 2302.04867
     "euler": (diffusers.EulerDiscreteScheduler, {}),  # Karras et al., arXiv 2206.00364, algorithm 2 without churn
     "heun": (diffusers.HeunDiscreteScheduler, {}),  # the same, algorithm 1: two network calls a step but in the last
+    # Liu et al., arXiv 2202.09778, as Stable Diffusion is published: one network call more than steps
+    "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
 }
 
 
@@ -125,18 +127,36 @@ def _states(network: Network, scheduler: Any, noisy: Tensor, options: dict[str, 
     for call, t in enumerate(scheduler.timesteps, start=1):
         began = float(t) if began is None else began
         noisy, clean, seen = _advance(network, scheduler, t, noisy, options)
-        # The first of Heun's two calls is a trial: the step is done when the second has corrected it.
-        if getattr(scheduler, "state_in_first_order", True) or call == len(scheduler.timesteps):
+        if not _is_trial(scheduler, call):
             yield State(step, began, seen, clean)
             step, began = step + 1, None
 
 
+def _is_trial(scheduler: Any, call: int) -> bool:
+    """Whether the step is still to be corrected by the next call: each first of Heun's two, and the very first of PNDM."""
+    if isinstance(scheduler, diffusers.PNDMScheduler):
+        return call == 1 and len(scheduler.timesteps) > 1
+    return not getattr(scheduler, "state_in_first_order", True) and call < len(scheduler.timesteps)
+
+
 @torch.no_grad()  # around a step, never around a yield: the caller's gradient mode is the caller's
 def _advance(network: Network, scheduler: Any, t: Tensor, noisy: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
-    result = scheduler.step(network(scheduler.scale_model_input(noisy, t), t), t, noisy, **options)
+    output = network(scheduler.scale_model_input(noisy, t), t)
+    result = scheduler.step(output, t, noisy, **options)
     clean = result.get("pred_original_sample")  # DPM-Solver++ and UniPC keep their prediction in model_outputs
-    clean = scheduler.model_outputs[-1] if clean is None else clean
+    if clean is None and hasattr(scheduler, "model_outputs"):
+        clean = scheduler.model_outputs[-1]
+    elif clean is None:  # PNDM keeps the noise alone
+        clean = _clean(scheduler, output, t, noisy)
     return result.prev_sample, clean, scheduler.scale_model_input(result.prev_sample, t)
+
+
+def _clean(scheduler: Any, output: Tensor, t: Tensor, noisy: Tensor) -> Tensor:
+    """The clean sample that a prediction of noise or velocity stands for (arXiv 2202.00512, section 4)."""
+    signal = scheduler.alphas_cumprod[t.long().cpu()].sqrt().item()
+    noise = (1 - signal**2) ** 0.5
+    is_noise = scheduler.config.prediction_type == "epsilon"
+    return (noisy - noise * output) / signal if is_noise else signal * noisy - noise * output
 
 
 def _scheduler(model: "Model", steps: int, sampler: str) -> Any:

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
+from .. import paths
 from . import faces
 
 LENGTH = 32  # tokens of a caption, with its start and end; the longest needs 27
@@ -41,6 +42,17 @@ def tokens(captions: list[str]) -> Tensor:
     return tokenizer()(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
+def check_words(prompt: str) -> None:
+    """Raise ValueError for a prompt with words that no caption has, with none at all, or with more than fit."""
+    words = tokenizer()
+    numbers = words(prompt, add_special_tokens=False).input_ids
+    pieces = words.backend_tokenizer.pre_tokenizer.pre_tokenize_str(prompt.lower())
+    if unknown := [piece for (piece, _), number in zip(pieces, numbers, strict=True) if number == words.unk_token_id]:
+        raise ValueError(f"{', '.join(vocabulary()[len(SPECIAL) :])} (unknown: {', '.join(unknown)})")
+    if not 0 < len(numbers) <= LENGTH - 2:
+        raise ValueError(f"1 to {LENGTH - 2} words, not {len(numbers)}")
+
+
 def build_clip() -> CLIPModel:
     words = tokenizer()
     shared = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
@@ -50,6 +62,11 @@ def build_clip() -> CLIPModel:
     }  # fmt: skip
     vision = {"image_size": 64, "patch_size": PATCH, "num_hidden_layers": 4}
     return CLIPModel(CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=WIDTH))
+
+
+def load_clip() -> CLIPModel:
+    """The trained `faces-clip`, float32, on the CPU."""
+    return CLIPModel.from_pretrained(paths.EMBEDDED / "faces-clip", dtype=torch.float32).eval()
 
 
 def embed(clip: CLIPModel, images: Tensor | None = None, captions: list[str] | None = None) -> tuple[Tensor, ...]:
@@ -62,6 +79,23 @@ def embed(clip: CLIPModel, images: Tensor | None = None, captions: list[str] | N
         pooled = clip.text_model(input_ids=tokens(captions).to(clip.device)).pooler_output
         found.append(clip.text_projection(pooled))
     return tuple(torch.nn.functional.normalize(vectors.float(), dim=1) for vectors in found)
+
+
+def embed_as(clip: CLIPModel, captions: list[str], positions: bool = True, causal: bool = True) -> Tensor:
+    """The captions' unit vectors of `embed`, layer by layer, with or without what tells the encoder of their order: the
+    embedding of positions, and the mask by which a word sees those before it alone."""
+    model, numbers = clip.text_model, tokens(captions).to(clip.device)
+    states = model.embeddings(input_ids=numbers)
+    if not positions:
+        states = states - model.embeddings.position_embedding.weight[: states.shape[1]]
+    hidden = (numbers == tokenizer().pad_token_id)[:, None, None, :].expand(-1, 1, LENGTH, -1)
+    hidden = hidden | torch.ones(LENGTH, LENGTH, dtype=torch.bool, device=clip.device).triu(1) if causal else hidden
+    mask = torch.zeros(hidden.shape, device=clip.device).masked_fill(hidden, torch.finfo(torch.float32).min)
+    for layer in model.encoder.layers:
+        states = layer(states, mask)
+    ends = (numbers == tokenizer().eos_token_id).int().argmax(1)
+    pooled = model.final_layer_norm(states)[torch.arange(len(captions)), ends]
+    return torch.nn.functional.normalize(clip.text_projection(pooled).float(), dim=1)
 
 
 def one_apart(p: dict[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -147,8 +147,10 @@ class Model:
 
 
 def _settings(part: Any) -> dict:
-    """A configuration without what diffusers notes about its own version and files."""
-    return {key: value for key, value in dict(getattr(part, "config", {})).items() if not key.startswith("_")}
+    """A configuration without what the libraries note about their own version, files and how it was loaded."""
+    config = getattr(part, "config", {})
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # of transformers, of diffusers
+    return {key: value for key, value in config.items() if not key.startswith("_") and key not in ("transformers_version", "dtype")}
 
 
 def names() -> list[str]:
