@@ -46,7 +46,9 @@ def test_watched_samples_are_the_samples(model):
 def test_words_are_found_where_they_stand():
     words = text.tokenizer()
     places = attention.words_of(words, "a sad face with dark skin, no hair and sunglasses on a pink background")
-    tokens = words.convert_ids_to_tokens(words("a sad face with dark skin, no hair and sunglasses on a pink background").input_ids)
+    tokens = words.convert_ids_to_tokens(
+        words("a sad face with dark skin, no hair and sunglasses on a pink background").input_ids
+    )
     assert {about: [tokens[k] for k in found] for about, found in places.items()} == {
         "skin": ["skin"], "hair": ["hair"], "glasses": ["sunglasses"], "mouth": ["sad"], "background": ["background"]
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Figures of the fourth chapter: words as places, where an image looks for a word, what attention costs, and paths to the data."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ def _neighbours(places: np.ndarray, near: float = 0.03) -> list[list[int]]:
     reach = near * np.ptp(places, axis=0).max()
     for i, place in enumerate(places):
         close = [group for group in found if np.abs(places[group] - place).max(1).min() < reach]
-        found = [group for group in found if group not in close] + [[*sum(close, []), i]]
+        found = [group for group in found if group not in close] + [[*chain(*close), i]]
     return found
 
 
@@ -99,7 +100,9 @@ def alignment(scores: Tensor, images: Tensor, captions: Sequence[str], about: Ab
     n = len(images)
     with style.canvas(2, 1, size=(9.2, 0.55 * n + 1.4), height_ratios=(1, n)) as (figure, (above, axes)):
         seaborn.heatmap(scores.numpy(), annot=True, fmt=".2f", ax=axes, cmap="viridis", cbar=False, annot_kws={"fontsize": 8})
-        axes.set_yticks(np.arange(n) + 0.5, [f"{k + 1}  {_wrapped(caption)}" for k, caption in enumerate(captions)], fontsize=6.5)
+        axes.set_yticks(
+            np.arange(n) + 0.5, [f"{k + 1}  {_wrapped(caption)}" for k, caption in enumerate(captions)], fontsize=6.5
+        )
         axes.set_xticks(np.arange(n) + 0.5, range(1, n + 1))
         axes.tick_params(axis="y", rotation=0)
         axes.grid(visible=False)
@@ -109,7 +112,9 @@ def alignment(scores: Tensor, images: Tensor, captions: Sequence[str], about: Ab
             inset = above.inset_axes([k / n + 0.1 / n, 0, 0.8 / n, 1])
             _show(inset, image)
     right = int((scores.argmax(1) == np.arange(n)).sum())
-    caption = f"faces-clip's alignment of {n} captions and {n} faces: the cosine between their vectors. Face k belongs to caption k."
+    caption = (
+        f"faces-clip's alignment of {n} captions and {n} faces: the cosine between their vectors. Face k belongs to caption k."
+    )
     return style.finish(figure, name, f"{right} of {n} captions are closest to their own face.", caption, about)
 
 
@@ -126,8 +131,12 @@ def costs(table: pd.DataFrame, about: About, *, name: str = "04_cost") -> Drawn:
     with style.canvas(size=(7.6, 4.2)) as (figure, axes):
         for (kind, label), colour, marker in zip(KINDS.items(), style.PALETTE, style.MARKERS, strict=False):
             rows = table[table.kind == kind].groupby("tokens").seconds
-            axes.vlines(rows.median().index, 1e3 * rows.quantile(0.25), 1e3 * rows.quantile(0.75), color=colour, linewidth=3, alpha=0.4)
-            axes.plot(1e3 * rows.median(), f"{marker}-", color=colour, label=f"{label}: grows with N to the power {powers[kind]:.2f}")
+            axes.vlines(
+                rows.median().index, 1e3 * rows.quantile(0.25), 1e3 * rows.quantile(0.75), color=colour, linewidth=3, alpha=0.4
+            )
+            axes.plot(
+                1e3 * rows.median(), f"{marker}-", color=colour, label=f"{label}: grows with N to the power {powers[kind]:.2f}"
+            )
         axes.set(xscale="log", yscale="log", xlabel="tokens N", ylabel="milliseconds a call")
         sizes = sorted(table.tokens.unique())
         axes.set_xticks(sizes, [f"{n:,}\n{round(n**0.5)}²" for n in sizes])
@@ -154,7 +163,12 @@ def twins(images: Mapping[str, Tensor], lost: pd.DataFrame, about: About, *, nam
             loss.plot(rows.median(), f"{marker}-", color=colour, label=kind)
             told.append(f"{np.mean(apart <= near):.0%} of the patches of {kind}")
         shares.axvline(near, color=style.FAINT, linewidth=1)
-        shares.set(title="patches with a twin", xlabel="difference to the patch most alike (black to white: 1)", ylabel="share", xlim=(0, 0.2))
+        shares.set(
+            title="patches with a twin",
+            xlabel="difference to the patch most alike (black to white: 1)",
+            ylabel="share",
+            xlim=(0, 0.2),
+        )
         loss.set(title="merging alone", ylabel="PSNR to the image, dB")
         loss.axhline(CLEAR, color=style.FAINT, linewidth=1, linestyle=":")
         loss.annotate("or more", (1, CLEAR), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
@@ -167,9 +181,7 @@ def twins(images: Mapping[str, Tensor], lost: pd.DataFrame, about: About, *, nam
     return style.finish(figure, name, f"With a twin within 5 of 255: {', '.join(told)}.", caption, about)
 
 
-def trajectories(
-    mixture: Mixture, about: About, *, noise: float = 2.0, count: int = 21, name: str = "04_figure_3.1"
-) -> Drawn:
+def trajectories(mixture: Mixture, about: About, *, noise: float = 2.0, count: int = 21, name: str = "04_figure_3.1") -> Drawn:
     """Figure 3.1: paths of the probability flow, and every point of one of them mapped to its origin, at the end of the data."""
     sigmas = np.geomspace(0.002, noise, 200)
     ends = mixture.path(np.linspace(-1.9, 1.9, count) * noise, sigmas[::-1])[::-1]
@@ -177,13 +189,22 @@ def trajectories(
     with style.canvas(size=(8.6, 4.6)) as (figure, axes):
         shown = np.linspace(-2.1 * noise, 2.1 * noise, 400)
         density = mixture.density(shown[None], sigmas[:, None])
-        axes.pcolormesh(_axis(sigmas), shown, (density / density.max(1, keepdims=True)).T, cmap="Greys", vmax=2.2, shading="auto")
+        axes.pcolormesh(
+            _axis(sigmas), shown, (density / density.max(1, keepdims=True)).T, cmap="Greys", vmax=2.2, shading="auto"
+        )
         axes.plot(_axis(sigmas), ends, color=style.PALETTE[0], linewidth=0.9, alpha=0.8)
         axes.plot(_axis(sigmas), chosen, color=style.PALETTE[1], linewidth=2.2, label="one path")
         for k in (70, 120, 160, 199):
             arrow = {"arrowstyle": "-|>", "color": style.PALETTE[2], "connectionstyle": "arc3,rad=0.15", "lw": 1.4}
             axes.annotate("", (_axis(sigmas)[0], chosen[0]), (_axis(sigmas)[k], chosen[k]), arrowprops=arrow)
-        axes.plot(_axis(sigmas)[0], chosen[0], "o", color=style.PALETTE[1], zorder=5, label="its origin, where consistency models map every point")
+        axes.plot(
+            _axis(sigmas)[0],
+            chosen[0],
+            "o",
+            color=style.PALETTE[1],
+            zorder=5,
+            label="its origin, where consistency models map every point",
+        )
         ticks = np.array([0.002, 0.1, 0.5, 1.0, noise])
         axes.set_xticks(_axis(ticks), ["0.002\ndata", *(f"{t:g}" for t in ticks[1:-1]), f"{noise:g}\nnoise"])
         axes.set(xlabel="standard deviation of the noise", ylabel="x")

@@ -28,10 +28,7 @@ class Watched:
         self.original, self.note = original, note
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *arguments, **options):
-        query, key = (
-            attn.head_to_batch_dim(part)
-            for part in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states))
-        )
+        query, key = (attn.head_to_batch_dim(part) for part in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)))
         shares = attn.get_attention_scores(query, key).unflatten(0, (len(hidden_states), -1)).mean(1)
         side = math.isqrt(shares.shape[1])
         self.note(shares.float().unflatten(1, (side, side)).detach().cpu())
@@ -74,9 +71,7 @@ def watched_samples(
     """Images [n, 3, H, W] in [0, 1] of one prompt, and where each looked for every token: [n, tokens, h, w]."""
     seeds = list(seeds)
     with cross_attention(model.unet) as found:
-        images = samplers.sample(
-            model, seeds, steps, "dpmpp_2m", batch_size=len(seeds), prompts=prompt, guidance=guidance
-        )
+        images = samplers.sample(model, seeds, steps, "dpmpp_2m", batch_size=len(seeds), prompts=prompt, guidance=guidance)
     return images, averaged(found, slice(-len(seeds), None), model.latent_shape[1])
 
 
