@@ -20,7 +20,7 @@ PAGES       := _config.yml $(shell find book -type f -not -path '*/__pycache__/*
 # Chapters measure time: never two at once.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help book test experiments readme clean
+.PHONY: help book pdf test experiments readme clean
 
 help:  ## List the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ help:  ## List the targets
 
 book: $(INSTALLED) _build/html/index.html  ## Run every chapter (quick scale, offline) and build the site in _build/html
 	@$(PYTHON) book/build.py report
+
+pdf: book  ## Print the whole book into _build/frugal-diffusion.pdf (needs Chromium)
+	@$(PYTHON) book/build.py pdf
 
 test: $(INSTALLED)  ## Run the whole test suite
 	$(PYTHON) -m pytest

@@ -2,12 +2,14 @@
 
     python book/build.py run notebooks/05_experiments.ipynb     one chapter into _build/notebooks
     python book/build.py site                                   staging tree -> _build/html
+    python book/build.py pdf                                    all pages as one, printed by Chromium
     python book/build.py report                                 seconds against budgets, points measured
 
 `make book` calls all three. With --output FOLDER everything goes to FOLDER/_build, as the tests' smoke run does.
 """
 
 import argparse
+import csv
 import itertools
 import os
 import shutil
@@ -37,13 +39,32 @@ def build_site(root: Path, build: Path) -> None:
     for folder in (build / "staging", build / "html"):
         shutil.rmtree(folder, ignore_errors=True)
     stage(root, build)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", "--all", "-W", "-n", "--keep-going", "--quiet"]
     index = build / "html" / "index.html"
-    if subprocess.run([*command, "--path-output", build.parent, build / "staging"], check=False).returncode:
+    if not jupyter_book(build, "--all", "-W", "-n", "--keep-going"):
         index.unlink(missing_ok=True)  # so that make builds it again
         sys.exit("the site has warnings: they are above")
     # Jupyter Book's redirect names no icon: a browser asks for one that is not there, or leaves before it came.
     index.write_text(f'<link rel="icon" href="data:,">\n{index.read_text()}')
+
+
+def jupyter_book(build: Path, *options: str) -> bool:
+    """Run Jupyter Book on the staging tree; whether it went well."""
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "--quiet", *options]
+    return not subprocess.run([*command, "--path-output", build.parent, build / "staging"], check=False).returncode
+
+
+def print_pdf(build: Path) -> Path:
+    """The staged book as a single page, printed: build/frugal-diffusion.pdf."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not chromium:
+        raise ValueError("chromium: not found, and it prints the book; Debian's package is called chromium")
+    if not jupyter_book(build, "--builder", "singlehtml"):
+        sys.exit("the book could not be laid out on a single page: see above")
+    [page] = (build / "singlehtml").rglob("intro.html")
+    printed = build / "frugal-diffusion.pdf"
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000"]
+    subprocess.run([*command, f"--print-to-pdf={printed}", page.as_uri()], check=True, capture_output=True)
+    return printed
 
 
 def stage(root: Path, build: Path) -> None:
@@ -54,6 +75,8 @@ def stage(root: Path, build: Path) -> None:
     )
     shutil.copy(root / "_config.yml", staging)
     shutil.copy(root / "book" / "_toc.yml", staging)
+    if (statements := root / "book" / "claims.csv").exists():
+        (staging / "book" / "_claims.md").write_text(claim_tables(statements), encoding="utf-8")
     (staging / "book" / "_records.md").write_text(record_table(build), encoding="utf-8")
     (staging / "notebooks").mkdir()
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
@@ -79,6 +102,30 @@ def with_alt_text(chapter: Path) -> str:
         if images:
             cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alts.pop()}
     return nbformat.writes(content)
+
+
+def claim_tables(file: Path) -> str:
+    """The statements of each source as a table; measurement and verdict are pasted from the chapter that glued them."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    parts = []
+    for source, claims in itertools.groupby(rows, key=lambda row: row["source"]):
+        title = source[0].upper() + source[1:]
+        parts += [f"## {title}", "", "| section | claim | measured | verdict |", "|---|---|---|---|"]
+        parts += [f"| {row['section']} | {row['claim']} | {' | '.join(claim_result(row))} |" for row in claims]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def claim_result(row: dict[str, str]) -> tuple[str, str]:
+    """Measurement and verdict of a claim, as MyST: pasted by name, or the reason why there is none."""
+    if not row["name"]:
+        return "", f"not measurable here: {row['why']}"
+    chapter = f"../notebooks/{row['chapter']}.ipynb"
+    pasted = (f"{{glue:text}}`{chapter}::{kind}_{row['name']}:s`" for kind in ("claim", "verdict"))
+    link = f"[chapter {int(row['chapter'][:2])}]({chapter})"
+    measured, verdict = pasted
+    return f"{measured} ({link})", verdict
 
 
 def record_table(build: Path) -> str:
@@ -120,6 +167,7 @@ def main() -> None:
     run.add_argument("notebook", type=Path)
     run.add_argument("--scale", default="quick", choices=["smoke", "quick", "thesis"])
     steps.add_parser("site")
+    steps.add_parser("pdf")
     steps.add_parser("report")
     asked = parser.parse_args()
     build = (asked.output or asked.root).resolve() / "_build"
@@ -128,6 +176,8 @@ def main() -> None:
             run_chapter(asked.notebook, build, asked.scale)
         elif asked.step == "site":
             build_site(asked.root, build)
+        elif asked.step == "pdf":
+            print(print_pdf(build))
         else:
             report(build)
     except (ValueError, notebooks.CellFailed) as failure:

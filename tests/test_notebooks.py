@@ -1,6 +1,7 @@
 """The chapters as files, and run at scale=smoke into a temporary folder."""
 
 import ast
+import csv
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import yaml
 from papermill import inspect_notebook
 
 from frugal import parameters
+from frugal.figures import claims
 from frugal.figures.style import SMOKE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,8 +140,26 @@ def test_numbers_and_claims_are_kept_for_the_book(smoke):
         if "scrapbook" in output.get("metadata", {})
     }
     assert set(numbers) < glued
-    pasted = re.findall(r"05_experiments\.ipynb::(\w+)", (ROOT / "book" / "claims.md").read_text())
-    assert pasted and set(pasted) <= glued
+    pasted = {f"{kind}_{row['name']}" for row in statements() if row["chapter"] == "05_experiments" for kind in ("claim", "verdict")}
+    assert pasted and pasted <= glued
+
+
+def statements() -> list[dict[str, str]]:
+    with (ROOT / "book" / "claims.csv").open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_every_claim_is_kept_by_its_chapter_or_says_why_it_is_not_measured():
+    rows = statements()
+    assert {row["source"] for row in rows} == {"thesis", "slides", "SwD"}
+    assert all(row["claim"].endswith(".") and row["section"] and bool(row["name"]) != bool(row["why"]) for row in rows)
+    named = [row for row in rows if row["name"]]
+    assert len({row["name"] for row in named}) == len(named)
+    of_the_experiments = {row["name"] for row in named if row["chapter"] == "05_experiments"}
+    assert of_the_experiments == set(claims.CLAIMS)
+    for row in named:
+        source = "".join(cell.source for cell in code(read(ROOT / "notebooks" / f"{row['chapter']}.ipynb")))
+        assert row["chapter"] == "05_experiments" or f'claims.keep("{row["name"]}"' in source
 
 
 def beginning(folder: Path) -> Path:

@@ -202,3 +202,26 @@ def test_the_workflow_tests_and_publishes():
 @pytest.mark.parametrize("file", ["LICENSE", "LICENSE-text", "LICENSE-weights", "CITATION.cff", "CHANGELOG.md"])
 def test_licences_and_citation_stand_where_the_readme_says(file):
     assert (ROOT / file).is_file() and file in (ROOT / "README.md").read_text()
+
+
+def test_the_glossary_has_the_thesis_s_thirteen_entries_and_those_of_its_measures():
+    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").partition("## Abbreviations")[2]
+    entries = re.findall(r"^\| ([A-Z]\w+)(?: \(AI\))? \|", text, re.MULTILINE)
+    thesis = ["DDPM", "GPT", "GPU", "IA", "LDM", "LLM", "NLP", "PSNR", "PTQ", "RAM", "SSIM", "ToMe", "VRAM"]
+    assert entries == [*thesis, "FID", "IS", "KID", "NFE", "VAE"]
+
+
+def test_every_work_is_cited_with_its_address():
+    works = (ROOT / "book" / "references.bib").read_text(encoding="utf-8").split("\n@")[1:]
+    assert len(works) > 50
+    for work in works:
+        assert all(f"{field} = {{" in work for field in ("author", "title", "year", "url")), work
+    keys = [work.split("{")[1].split(",")[0] for work in works]
+    assert len(keys) == len(set(keys))
+
+
+def test_every_paper_the_package_names_is_among_the_references():
+    works = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    sources = [*(ROOT / "src" / "frugal").rglob("*.py"), *NOTEBOOKS]
+    named = {number for file in sources for number in re.findall(r"\b(\d{4}\.\d{5})\b", file.read_text(encoding="utf-8"))}
+    assert named and {number for number in named if number not in works} == set()

@@ -10,7 +10,12 @@ from .conftest import ROOT, build
 
 LINKS = "Array.from(document.querySelectorAll('a[href]'), link => link.href)"
 IDENTIFIERS = "Array.from(document.querySelectorAll('[id]'), element => element.id)"
-IMAGES = "Array.from(document.images, image => ({src: image.src, alt: image.alt, width: image.naturalWidth}))"
+IMAGES = """Array.from(document.images, image => {
+  const box = image.getBoundingClientRect();
+  const hidden = getComputedStyle(image).display == "none" || image.closest("details:not([open])") !== null;
+  return {src: image.src, alt: image.alt, width: image.naturalWidth, seen: hidden || box.width * box.height > 0};
+})"""
+PHONE = {"width": 390, "height": 844}
 
 
 @dataclass
@@ -102,7 +107,39 @@ def test_no_internal_link_is_broken(pages, site):
 def test_every_image_loads_and_has_alternative_text(pages):
     images = [(path, image) for path, page in pages[1].items() for image in page.images]
     assert images
-    assert [(path, image) for path, image in images if not image["width"] or not image["alt"].strip()] == []
+    assert [(path, i) for path, i in images if not i["width"] or not i["seen"] or not i["alt"].strip()] == []
+
+
+def test_the_search_finds_token_merging(pages, browser):
+    page = browser.new_page()
+    page.goto(f"{pages[0]}/search.html?q=token+merging")
+    page.wait_for_selector("#search-results ul.search li a", timeout=20_000)
+    found = page.eval_on_selector_all("#search-results ul.search li a", "links => links.map(link => link.href)")
+    page.close()
+    assert any("05_experiments" in link for link in found) and any("04_attention" in link for link in found)
+
+
+def test_nothing_is_wider_than_a_phone(pages, browser):
+    address, visited = pages
+    page, wide = browser.new_page(viewport=PHONE), {}
+    for path in visited:
+        page.goto(f"{address}/{path}", wait_until="networkidle")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > PHONE["width"]:
+            wide[path] = width
+    page.close()
+    assert wide == {}
+
+
+def test_dark_mode_darkens_the_page_and_leaves_the_figures_light(pages, browser):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(f"{pages[0]}/notebooks/04_attention.html", wait_until="networkidle")
+    brightness = "element => getComputedStyle(element).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.eval_on_selector("body", brightness) < 200
+    filtered = page.eval_on_selector_all("main img", "images => images.map(image => getComputedStyle(image).filter)")
+    page.close()
+    assert filtered and not any("invert" in name for name in filtered)
 
 
 def test_formulas_are_set(pages):

@@ -26,7 +26,7 @@ def run(times, decode, decay):
     return SimpleNamespace(
         request=SimpleNamespace(scale="quick"), seconds=pd.concat([times, small]), decode=decode,
         attention=attention, quality=decay,
-        fits=fits.fit_decay(decay, "psnr"), trained=["faces-ddpm", "faces-ldm"], ratios=tuple(np.arange(10) / 10),
+        fits=fits.fit_decay(decay, "psnr"), trained=["faces-ddpm", "faces-ldm"], as_thesis=["faces-ddpm", "faces-ldm"], ratios=tuple(np.arange(10) / 10),
     )  # fmt: skip
 
 
@@ -38,8 +38,8 @@ def test_every_claim_has_a_measurement_and_a_verdict(run):
 
 def test_verdicts_follow_from_the_measurements(run):
     found = claims.against(run)
-    assert "a ratio of 2.41" in found["claim_parameters"] and found["verdict_parameters"] == "confirmed"
-    assert found["verdict_near_half"] == "not confirmed" and found["verdict_slower"] == "not confirmed"
+    assert "a ratio of 2.41" in found["claim_parameters"] and found["verdict_parameters"] == "holds"
+    assert found["verdict_near_half"] == "does not hold" and found["verdict_slower"] == "does not hold"
     assert found["verdict_saved"] == "does not hold; with decoding it does not hold"
     assert "113.7 M" in found["claim_bound"] and found["claim_billion"].startswith("1,066,235,307")
     quick = run.seconds.assign(seconds=run.seconds.seconds.where(run.seconds.model != "ldm-celebahq-256", 100.0))
@@ -47,11 +47,11 @@ def test_verdicts_follow_from_the_measurements(run):
     assert claims.against(run)["verdict_saved"].startswith("holds at every ratio")
 
 
-def test_an_exponential_decay_is_confirmed_only_where_it_fits_better(run):
+def test_an_exponential_decay_holds_only_where_it_fits_better(run):
     assert run.fits.better.tolist() == ["exponential"] * 2
-    assert claims.against(run)["verdict_decay"] == "confirmed"
+    assert claims.against(run)["verdict_decay"] == "holds"
     run.fits = run.fits.assign(better="not distinguishable")
-    assert claims.against(run)["verdict_decay"] == "the two forms cannot be told apart"
+    assert claims.against(run)["verdict_decay"] == "open: the two forms cannot be told apart"
     run.fits = run.fits.assign(better=["linear", "exponential"])
     assert claims.against(run)["verdict_decay"] == "mixed"
 
@@ -66,3 +66,21 @@ def test_what_was_not_measured_stays_open(run):
 def test_a_smoke_run_passes_no_verdict(run):
     run.request.scale = "smoke"
     assert {text for name, text in claims.against(run).items() if name.startswith("verdict")} == {SMOKE}
+
+
+def test_what_follows_from_published_shapes_is_counted(run):
+    found = claims.against(run)
+    assert found["claim_ten_times"].startswith("9.4 times") and found["verdict_ten_times"] == "holds"
+    assert "4,096 tokens" in found["claim_tokens"] and found["verdict_tokens"] == "holds"
+    assert "at most 1.34 times" in found["claim_twice"] and found["verdict_twice"].startswith("does not hold at 512x512")
+    assert "ldm-celebahq-256: 12.7% of the FLOPs" in found["claim_square"] and found["verdict_square"].startswith("does not")
+
+
+def test_a_chapter_keeps_what_it_found_and_a_smoke_run_passes_no_verdict(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(claims, "glue_all", kept.update)
+    claims.keep("sharing", "216 weights", True)
+    claims.keep("origin", "the data", False, "quick")
+    claims.keep("tried", "3", True, "smoke")
+    assert kept["verdict_sharing"] == "holds" and kept["verdict_origin"] == "does not hold"
+    assert kept["verdict_tried"] == SMOKE and kept["claim_sharing"] == "216 weights"

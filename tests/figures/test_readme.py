@@ -26,7 +26,7 @@ def numbers():
 def test_table_has_a_row_a_model_and_names_the_device(numbers):
     table = readme.table(numbers)
     rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 4 and "21.4 dB" in rows[-1] and "random weights" in rows[2]
+    assert len(rows) == 2 + 5 and "21.4 dB" in rows[-2] and "random weights" in rows[2]
     assert "-1.2 % (-2.0 to +0.1), not distinguishable from zero" in rows[2]
     assert readme.about().device in table
 
@@ -64,3 +64,16 @@ def test_writes_between_the_markers_only(numbers, tmp_path, monkeypatch):
         assert text.count("| model |") == 1 and "| faces-ldm | 50 % | 60 % | 7 points | 90 % |" in text
         assert "| 6.1 both models on the same axes | chapter 5 |" in text and "2 min, the chapter" in text
     assert (tmp_path / "book" / "_static").is_dir()
+
+
+def test_what_a_model_makes_of_its_captions_is_said_from_its_card(monkeypatch):
+    said = {"caption's attributes, balanced accuracy, guidance 2": (0.9, 0.75), "  of skin": (0.8, 0.5), "  of hat": (1.0, 0.5)}
+    said |= {"the same by chance": (0.25, None), "the same of the autoencoder's reconstructions": (0.95, None)}
+    marks = [{"what": what, "value": value, "bound": bound} for what, (value, bound) in said.items()]
+    card = cards.blank("faces-sd") | {"device": "a processor", "images": 1234, "seconds": 600.0}
+    monkeypatch.setattr(cards, "read", lambda name: card | {"marks": marks})
+    told = readme.captioned()
+    assert "90 % of what its caption says (mark 75 %; the worst attribute 80 %; chance 25 %" in told
+    assert "limit 95 %), guidance 2, 256 captions; 1,234 images seen in 10 minutes on a processor" in told
+    monkeypatch.setattr(cards, "read", lambda name: card)
+    assert "not evaluated" in readme.captioned()

@@ -129,6 +129,16 @@ def compared_loops(images: Mapping[str, Tensor], about: About, *, name: str = "0
     return style.finish(figure, name, f"Samples of several loops. Variety: {told}.", caption, about)
 
 
+def grown() -> str:
+    """What GROWTH says in a sentence: the largest language model at its beginning and end, and the benchmarks passed."""
+    table = pd.read_csv(GROWTH, parse_dates=["date"])
+    language = table[(table.kind == "model") & (table.field != "images")].sort_values("date")
+    first, last = language.iloc[0], language.loc[language.parameters.idxmax()]
+    passed = ", ".join(f"{row.name} {row.date.year}" for row in table[table.kind == "benchmark"].itertuples(index=False))
+    sizes = f"{first['name']} ({first.date.year}) {first.parameters / 1e9:.2g} billion, {last['name']} ({last.date.year}) {last.parameters / 1e9:.0f} billion"
+    return f"{sizes}; human reference passed: {passed}"
+
+
 def growth(about: About, *, name: str = "01_figure_1.2") -> Drawn:
     """Figure 1.2: parameters of published models against time, and when benchmarks were passed, from GROWTH."""
     table = pd.read_csv(GROWTH, parse_dates=["date"])

@@ -19,6 +19,7 @@ FIGURES, END_FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end o
 DRAWN = {  # chapter: what of the thesis it draws
     "01_diffusion": ("1.1 training and inference", "1.2 growth of model sizes"),
     "02_unet": ("2.1 the U-Net",),
+    "04_attention": ("3.1 trajectories and their origin",),
     "05_experiments": (
         "5.1(a) DDPM, time against ratio", "5.1(b) LDM, time against ratio", "5.2 quality against ratio (PSNR, SSIM)",
         "5.3 the same seeds at every ratio", "6.1 both models on the same axes",
@@ -30,7 +31,9 @@ PUBLISHED = {
     "ddpm_celebahq_256": "DDPM, CelebA-HQ 256, in pixels",
     "ldm_celebahq_256": "LDM, CelebA-HQ 256, in latents",
 }
-EMBEDDED = {"faces_ddpm": "faces-ddpm, 64 pixels", "faces_ldm": "faces-ldm, 64 pixels"}
+EMBEDDED = {
+    "faces_ddpm": "faces-ddpm, 64 pixels", "faces_ldm": "faces-ldm, 64 pixels", "faces_sd": "faces-sd, with text, 64 pixels",
+}  # fmt: skip
 
 
 def about() -> style.About:
@@ -83,6 +86,22 @@ def marks() -> str:
     return markdown(head, rows)
 
 
+def captioned() -> str:
+    """How well the text-conditioned model follows captions, from its card: a sentence."""
+    card = cards.read("faces-sd")
+    found = {mark["what"]: mark for mark in card.get("marks", [])}
+    what = next((name for name in found if name.startswith("caption's attributes")), None)
+    if what is None:
+        return "`faces-sd` is not evaluated."
+    own, chance, ceiling = found[what], found["the same by chance"], found["the same of the autoencoder's reconstructions"]
+    others = [mark["value"] for name, mark in found.items() if name.startswith("  of ")]
+    return (
+        f"`faces-sd` shows {100 * own['value']:.0f} % of what its caption says (mark {100 * own['bound']:.0f} %; the worst attribute "
+        f"{100 * min(others):.0f} %; chance {100 * chance['value']:.0f} %, the autoencoder's own limit {100 * ceiling['value']:.0f} %), "
+        f"{what.split(', ')[-1]}, 256 captions; {card['images']:,} images seen in {card['seconds'] / 60:.0f} minutes on {card['device']}."
+    )
+
+
 def figures(root: Path) -> str:
     """Every figure of the thesis that is drawn here, its command, and how long that took when this was written."""
     took = {
@@ -110,7 +129,7 @@ def write(root: Path) -> None:
     readme = root / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     numbers = json.loads((root / "_build" / "numbers.json").read_text())
-    middle = "\n\n".join([BEGIN, table(numbers), marks(), END])
+    middle = "\n\n".join([BEGIN, table(numbers), marks(), captioned(), END])
     picture().save(root / "book" / "_static")
     before, _, rest = f"{before}{middle}{rest.partition(END)[2]}".partition(FIGURES)
     readme.write_text("\n\n".join([before + FIGURES, figures(root), END_FIGURES + rest.partition(END_FIGURES)[2]]))
