@@ -23,7 +23,7 @@ def quality_against_ratio(
 ) -> Drawn:  # fmt: skip
     """Figure 5.2: SSIM (a) and PSNR (b) to the unmerged image of the same seed, with both fits and the baselines."""
     models = list(decay.model.unique())
-    palette = style.colours(models)
+    palette, gap = style.colours(models), " " if " " in figure_number else ""
     with style.canvas(1, 2, size=(9.2, 4.3)) as (figure, grid):
         for letter, axes, (metric, label) in zip("ab", grid, METRICS.items(), strict=True):
             for place, model in enumerate(models):
@@ -32,7 +32,7 @@ def quality_against_ratio(
                 _curves(axes, curves[(curves.model == model) & (curves.metric == metric)], palette[model])
             _bands(axes, baselines, metric)
             style.ratio_axis(axes, decay.ratio)
-            axes.set(title=f"{figure_number}({letter})  {label.split(',')[0]} to the unmerged image", ylabel=label)
+            axes.set(title=f"{figure_number}{gap}({letter})  {label.split(',')[0]} to the unmerged image", ylabel=label)
         handles = [handle for handle in grid[0].get_legend_handles_labels()[0]]
         figure.legend(handles=[*handles, *_keys()], loc="outside upper center", ncols=4)
     n = decay.groupby(["model", "ratio"]).size().min()
