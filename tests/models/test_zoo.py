@@ -125,7 +125,7 @@ def test_quality_of_random_weights_is_refused(small_published, tmp_path):
 
 
 def test_names():
-    assert set(zoo.names()) == {"faces-ddpm", "faces-ldm", *COUNTS}
+    assert set(zoo.names()) == {"faces-ddpm", "faces-ldm", "faces-sd", *COUNTS}
 
 
 def test_embedded_pixel_model(embedded):
@@ -148,7 +148,7 @@ def test_embedded_latent_model_shares_the_autoencoder(embedded):
     assert torch.allclose(model.decode(latents), model.vae.decode(codes).sample, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["faces-ddpm", "faces-ldm"])
+@pytest.mark.parametrize("name", zoo.EMBEDDED)
 def test_the_package_s_own_weights(name):
     """The folders that ship: float16 safetensors that plain diffusers opens too."""
     model = zoo.load(name, device="cpu")
@@ -156,11 +156,30 @@ def test_the_package_s_own_weights(name):
     images = sample(model, [0], steps=2, sampler="dpmpp_2m")
     assert images.shape == (1, 3, 64, 64) and images.isfinite().all() and images.std() > 0.01
     folder = paths.EMBEDDED / name
-    plain = diffusers.UNet2DModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    plain = type(model.unet).from_pretrained(folder / "unet", torch_dtype=torch.float32)
     assert all(torch.equal(tensor, model.unet.state_dict()[key]) for key, tensor in plain.state_dict().items())
     stored = load_file(folder / "unet" / hub.WEIGHTS)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert diffusers.DDPMScheduler.from_pretrained(folder / "scheduler").config == model.scheduler.config
+
+
+def test_the_package_s_text_model_opens_in_plain_diffusers_and_draws_the_same(tmp_path):
+    model, prompt = zoo.load("faces-sd", device="cpu"), "a smiling face with tan skin and no hair on a green background"
+    zoo.export("faces-sd", tmp_path / "sd")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "sd")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(5))
+    options = {"num_inference_steps": 5, "guidance_scale": 2.0, "latents": noise, "output_type": "pt"}
+    theirs = pipeline(prompt, **options).images
+    assert torch.allclose(sample(model, [5], 5, prompts=prompt, guidance=2.0), theirs, atol=5e-3)
+
+
+def test_the_hash_of_a_text_model_tells_its_encoder_apart():
+    model, other = zoo.load("faces-sd", device="cpu"), zoo.load("faces-sd", device="cpu")
+    assert model.weights_hash == other.weights_hash
+    with torch.no_grad():
+        next(other.text_encoder.parameters()).add_(0.01)
+    assert model.weights_hash != other.weights_hash
 
 
 def test_the_package_s_pair_mirrors_the_thesis():
@@ -246,7 +265,7 @@ def test_export_is_a_pipeline_that_diffusers_runs_alone(embedded, tmp_path, name
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "faces-gan"}, "name='faces-gan' is not one of faces-ddpm, faces-ldm, ddpm-celebahq-256"),
+        ({"name": "faces-gan"}, "name='faces-gan' is not one of faces-ddpm, faces-ldm, faces-sd, ddpm-celebahq-256"),
         ({"name": "faces-ddpm", "weights": "best"}, "weights='best' is not one of auto, embedded, hub, random"),
         ({"name": "faces-ddpm", "weights": "hub"}, "weights='hub' does not fit name='faces-ddpm'"),
         ({"name": "ddpm-cifar10-32", "weights": "embedded"}, "does not fit name='ddpm-cifar10-32'"),
