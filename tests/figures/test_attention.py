@@ -30,6 +30,15 @@ def test_regions_are_a_table_of_lifts(about):
     assert "skin 2.00, hair 2.00" in drawn.alt
 
 
+def test_guidance_is_drawn_from_the_card_s_marks(about):
+    marks = {f"{kind} at guidance {w}": v for kind, vs in {"accuracy": (0.8, 0.9), "accepted": (0.5, 0.7)}.items() for w, v in zip((1, 2), vs)}
+    marks |= {"the same by chance": 0.25, "the same of the autoencoder's reconstructions": 0.95}
+    drawn = attention.guidance(marks, about)
+    curves = [line.get_ydata() for line in drawn.figure.axes[0].get_lines()[:2]]
+    assert [list(curve) for curve in curves] == [[0.8, 0.9], [0.5, 0.7]]
+    assert "accepted at 2: 70%, with 90.0%" in drawn.alt
+
+
 def test_alignment_counts_its_diagonal(about):
     scores = torch.eye(3)
     scores[2] = torch.tensor([0.9, 0.0, 0.1])

@@ -95,6 +95,26 @@ def word_regions(table: pd.DataFrame, faces: int, about: About, *, name: str = "
     return style.finish(figure, name, f"Attention of each word in its own region: {told} times the mean.", caption, about)
 
 
+def guidance(marks: Mapping[str, float], about: About, *, name: str = "04_guidance_marks") -> Drawn:
+    """How captions are followed and faces accepted against guidance; `marks`: {what: value} of the card of a text-conditioned model."""
+    kinds = {"accuracy": "attributes as the caption says", "accepted": "accepted by the judge"}
+    found = {kind: {float(w.split()[-1]): v for w, v in marks.items() if w.startswith(f"{kind} at guidance")} for kind in kinds}
+    with style.canvas(size=(7.6, 3.6)) as (figure, axes):
+        for (kind, label), colour, marker in zip(kinds.items(), style.PALETTE, style.MARKERS, strict=False):
+            axes.plot(list(found[kind]), list(found[kind].values()), f"{marker}-", color=colour, label=label)
+        for what, line in {"the same of the autoencoder's reconstructions": "--", "the same by chance": ":"}.items():
+            axes.axhline(marks[what], color=style.FAINT, linestyle=line, linewidth=1, label=what.replace("the same", "attributes"))
+        axes.set(xlabel="guidance w", ylabel="share", ylim=(0, 1.04), xticks=list(found["accuracy"]))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.28))
+    best = max(found["accepted"], key=found["accepted"].get)
+    told = f"most faces accepted at {best:g}: {found['accepted'][best]:.0%}, with {found['accuracy'][best]:.1%} of the attributes right"
+    caption = (
+        "Share of the attributes of 256 test captions that the judge's reader finds in the images (balanced accuracy), and of images "
+        f"that the judge accepts, as `frugal evaluate faces-sd` measured it; {told}."
+    )
+    return style.finish(figure, name, f"Two curves against guidance; {told}.", caption, about)
+
+
 def alignment(scores: Tensor, images: Tensor, captions: Sequence[str], about: About, *, name: str = "04_alignment") -> Drawn:
     """CLIP's matrix: cosine of every caption (a row) with every image (a column); scores [captions, images]."""
     n = len(images)
