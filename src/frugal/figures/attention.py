@@ -105,7 +105,7 @@ def guidance(marks: Mapping[str, float], about: About, *, name: str = "04_guidan
         for what, line in {"the same of the autoencoder's reconstructions": "--", "the same by chance": ":"}.items():
             axes.axhline(marks[what], color=style.FAINT, linestyle=line, linewidth=1, label=what.replace("the same", "attributes"))
         axes.set(xlabel="guidance w", ylabel="share", ylim=(0, 1.04), xticks=list(found["accuracy"]))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.28))
+        figure.legend(loc="outside upper center", ncols=2)
     best = max(found["accepted"], key=found["accepted"].get)
     told = f"most faces accepted at {best:g}: {found['accepted'][best]:.0%}, with {found['accuracy'][best]:.1%} of the attributes right"
     caption = (

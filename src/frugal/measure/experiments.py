@@ -130,7 +130,10 @@ class Run:
 
     @property
     def _weighed(self) -> list[Share]:
-        wanted = [share for share in self.shares if self.scale.memory_large or not share.subject.large]
+        """Each peak takes a process of its own: beside others, the text model is weighed at thesis scale alone."""
+        alone = len(self.shares) == 1 or self.scale.times_large
+        asked = [share for share in self.shares if share.subject.plain or alone]
+        wanted = [share for share in asked if self.scale.memory_large or not share.subject.large]
         return [share for share in wanted if torch.device(share.subject.place).type != "mps"]  # Metal's is not counted
 
     @cached_property

@@ -47,7 +47,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale("smoke", (0.0, 0.5, 0.9), (0.0, 0.9), 3, 4, 3, 1, 2, 2, 2, 1, 1, 2, False, (0.0,), memory_large=False, divisor=4),
-    "quick": Scale("quick", RATIOS, (0.0, 0.5, 0.9), 7, 15, 7, 3, 16, 16, 25, 4, 1, 25, False, (0.0, 0.9)),
+    "quick": Scale("quick", RATIOS, (0.0, 0.5, 0.9), 7, 11, 7, 3, 16, 16, 25, 2, 1, 25, False, (0.0, 0.9)),
     "thesis": Scale("thesis", RATIOS, RATIOS, 21, 21, 21, 21, 100, 20, THESIS_STEPS, 8, 100, THESIS_STEPS, True, RATIOS),
 }  # fmt: skip
 
