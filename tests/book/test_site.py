@@ -12,7 +12,7 @@ LINKS = "Array.from(document.querySelectorAll('a[href]'), link => link.href)"
 IDENTIFIERS = "Array.from(document.querySelectorAll('[id]'), element => element.id)"
 IMAGES = """Array.from(document.images, image => {
   const box = image.getBoundingClientRect();
-  const hidden = getComputedStyle(image).display == "none" || image.closest("details:not([open])") !== null;
+  const hidden = image.closest("article") ? image.closest("details:not([open])") !== null : !image.checkVisibility();
   return {src: image.src, alt: image.alt, width: image.naturalWidth, seen: hidden || box.width * box.height > 0};
 })"""
 PHONE = {"width": 390, "height": 844}
