@@ -1,6 +1,8 @@
 """Diffusers folders, local or of the Hugging Face hub: what one holds, reading it, fetching it; safetensors only."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +76,25 @@ def text_encoder(folder: Path) -> nn.Module:
     """The CLIPTextModel in a folder, alone or as half of a whole CLIP; float32, on the CPU."""
     import transformers
 
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # of a whole CLIP it would list every weight of the image encoder
-    try:
+    with quiet():  # of a whole CLIP it would list every weight of the image encoder
         options = {"use_safetensors": True, "local_files_only": True}
         return transformers.CLIPTextModel.from_pretrained(folder, **options).float().eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No notices and no progress bar from transformers while it loads."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        transformers.logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(folder: Path):

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from .. import paths
-from . import faces
+from . import faces, hub
 
 LENGTH = 32  # tokens of a caption, with its start and end; the longest needs 27
 SPECIAL = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unknown>"}
@@ -66,7 +66,8 @@ def build_clip() -> CLIPModel:
 
 def load_clip() -> CLIPModel:
     """The trained `faces-clip`, float32, on the CPU."""
-    return CLIPModel.from_pretrained(paths.EMBEDDED / "faces-clip", dtype=torch.float32).eval()
+    with hub.quiet():
+        return CLIPModel.from_pretrained(paths.EMBEDDED / "faces-clip", dtype=torch.float32).eval()
 
 
 def embed(clip: CLIPModel, images: Tensor | None = None, captions: list[str] | None = None) -> tuple[Tensor, ...]:
