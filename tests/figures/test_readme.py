@@ -73,7 +73,7 @@ def test_what_a_model_makes_of_its_captions_is_said_from_its_card(monkeypatch):
     card = cards.blank("faces-sd") | {"device": "a processor", "images": 1234, "seconds": 600.0}
     monkeypatch.setattr(cards, "read", lambda name: card | {"marks": marks})
     told = readme.captioned()
-    assert "90 % of what its caption says (mark 75 %; the worst attribute 80 %; chance 25 %" in told
-    assert "limit 95 %), guidance 2, 256 captions; 1,234 images seen in 10 minutes on a processor" in told
+    assert "90.0 % of what its caption says (mark 75 %; the worst attribute 80 %; chance 25 %" in told
+    assert "limit 95.0 %), guidance 2, 256 captions; 1,234 images seen in 10 minutes on a processor" in told
     monkeypatch.setattr(cards, "read", lambda name: card)
     assert "not evaluated" in readme.captioned()

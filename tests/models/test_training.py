@@ -75,6 +75,16 @@ def test_train_writes_weights_and_resumes(elsewhere, name):
     assert not list((elsewhere / "training" / name).glob("*"))  # a finished call leaves no checkpoint
 
 
+def test_going_on_refines_and_the_card_keeps_every_device(elsewhere, monkeypatch):
+    here = training.train("faces-ddpm", minutes=1e-4, device="cpu")["device"]
+    cards.write("faces-ddpm", cards.read("faces-ddpm") | {"device": f"another, then {here}"})
+    assert training.Run("faces-ddpm", "cpu", resume=True).peak == training.REFINING < 1
+    assert training.train("faces-ddpm", minutes=1e-4, resume=True, device="cpu")["device"] == f"another, then {here}"
+    monkeypatch.setattr(training, "device_name", lambda device: "a third")
+    again = training.train("faces-ddpm", minutes=1e-4, resume=True, device="cpu")
+    assert again["device"] == f"another, then {here}, then a third"
+
+
 @pytest.mark.parametrize("name", ["faces-reader", "faces-ddpm"])  # AdamW alone, and Muon beside it
 def test_an_interrupted_run_goes_on_where_it_was(elsewhere, name):
     run = training.Run(name, "cpu", resume=False)
@@ -84,7 +94,7 @@ def test_an_interrupted_run_goes_on_where_it_was(elsewhere, name):
     run.elapsed = 12.0
     run.save()
     again = training.Run(name, "cpu", resume=True)
-    assert again.elapsed == 12.0 and again.card["steps"] == 2
+    assert again.elapsed == 12.0 and again.card["steps"] == 2 and again.peak == run.peak == 1
     for (layer, old), (_, new) in zip(run.parameters(), again.parameters(), strict=True):
         assert torch.equal(old, new), layer
     old, new = run.optimiser.state(), again.optimiser.state()

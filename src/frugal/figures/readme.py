@@ -96,8 +96,8 @@ def captioned() -> str:
     own, chance, ceiling = found[what], found["the same by chance"], found["the same of the autoencoder's reconstructions"]
     others = [mark["value"] for name, mark in found.items() if name.startswith("  of ")]
     return (
-        f"`faces-sd` shows {100 * own['value']:.0f} % of what its caption says (mark {100 * own['bound']:.0f} %; the worst attribute "
-        f"{100 * min(others):.0f} %; chance {100 * chance['value']:.0f} %, the autoencoder's own limit {100 * ceiling['value']:.0f} %), "
+        f"`faces-sd` shows {100 * own['value']:.1f} % of what its caption says (mark {100 * own['bound']:.0f} %; the worst attribute "
+        f"{100 * min(others):.0f} %; chance {100 * chance['value']:.0f} %, the autoencoder's own limit {100 * ceiling['value']:.1f} %), "
         f"{what.split(', ')[-1]}, 256 captions; {card['images']:,} images seen in {card['seconds'] / 60:.0f} minutes on {card['device']}."
     )
 

@@ -151,7 +151,7 @@ class Run:
             text.tokenizer().save_pretrained(self.target)
         self.card.pop("marks", None)  # they were measured of other weights
         earlier, here = self.card.get("device", ""), device_name(self.device)
-        devices = here if not earlier or earlier.endswith(here) else f"{earlier}, then {here}"
+        devices = earlier if earlier.endswith(here) else f"{earlier}, then {here}".removeprefix(", then ")
         counted = sum(p.numel() for p in plain.parameters())
         self.card |= {"parameters": counted, "device": devices, "torch": torch.__version__}
         cards.write(self.name, self.card)
