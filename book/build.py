@@ -120,7 +120,8 @@ def claim_tables(file: Path) -> str:
 def claim_result(row: dict[str, str]) -> tuple[str, str]:
     """Measurement and verdict of a claim, as MyST: pasted by name, or the reason why there is none."""
     if not row["name"]:
-        return "", f"not measurable here: {row['why']}"
+        kind = "not measured here" if " yet" in row["why"] else "not measurable here"
+        return "", f"{kind}: {row['why']}"
     chapter = f"../notebooks/{row['chapter']}.ipynb"
     pasted = (f"{{glue:text}}`{chapter}::{kind}_{row['name']}:s`" for kind in ("claim", "verdict"))
     link = f"[chapter {int(row['chapter'][:2])}]({chapter})"

@@ -49,6 +49,7 @@ class Attention(Chapter):
         description="a text made of the words of the captions",
     )
     guidance: float = Field(2.0, ge=1, le=20, description="a number from 1 to 20")
+    seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")  # also of the first test face
     images: int = Field(64, ge=4, le=256, description="a whole number from 4 to 256")
     tokens: Literal[256, 1024, 4096, 16384] = Field(4096, description="256, 1024, 4096 or 16384")
 
@@ -74,7 +75,7 @@ class Experiments(Chapter):
     method: str = Field("tome", description="a method of frugal.methods.merging")
     steps: int | None = Field(None, ge=1, description="a whole number from 1, or None for the scale's own")
     images: int | None = Field(None, ge=1, description="a whole number from 1, or None for the scale's own")
-    prompts: str | list[str] | None = Field(None, description="a text, a list of one text an image, or None for the model's own list")
+    prompts: str | list[str] | None = Field(None, min_length=1, description="a text, a list of one text an image, or None for the model's own list")
     guidance: float | None = Field(None, ge=1, le=50, description="a number from 1 to 50, or None for the model's own")
     # The lists of models and methods come with PyTorch and diffusers: loaded when something is checked, not before.
 

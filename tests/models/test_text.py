@@ -63,7 +63,7 @@ def test_without_positions_and_mask_a_caption_is_a_bag_of_words():
         assert not torch.allclose(first, second, atol=1e-2)
 
 
-@pytest.mark.parametrize(("prompt", "named"), [("a purple face", "purple"), ("", "1 to 30 words"), ("a " * 40, "not 40")])
+@pytest.mark.parametrize(("prompt", "named"), [("a purple face", "purple"), ("<pad> face", "unknown: <, pad, >"), ("", "1 to 30 words"), ("a " * 40, "not 40")])
 def test_a_prompt_that_no_caption_could_be_is_refused(prompt, named):
     with pytest.raises(ValueError, match=named):
         text.check_words(prompt)

@@ -166,7 +166,7 @@ def costs(table: pd.DataFrame, about: About, *, name: str = "04_cost") -> Drawn:
     told = ", ".join(f"{label} {powers[kind]:.2f}" for kind, label in KINDS.items())
     caption = (
         f"Median and quartiles of {n} rounds in which all sizes took turns; 4 heads of 16 channels, batch 1. Powers are fitted to the "
-        "three largest sizes."
+        f"{min(3, table.tokens.nunique())} largest sizes."
     )
     return style.finish(figure, name, f"Time against tokens, both logarithmic; powers: {told}.", caption, about)
 

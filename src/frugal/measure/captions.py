@@ -44,7 +44,8 @@ def retrieval(clip: CLIPModel, sets: int = RETRIEVALS, **options: bool) -> dict[
 def order_heard(clip: CLIPModel, images: int = 256, **options: bool) -> float:
     """Share of faces whose caption fits better than the same words in another order: hat and background change colours.
 
-    Chance is 0.5. Of the first `images` test faces those whose hat and background can change places. `options`: of
+    Chance is 0.5. Of the first `images` test faces those whose hat and background can change places into a face that
+    training could have shown. `options`: of
     `text.embed_as`. Equal scores count as half.
     """
     data = faces.Faces("test", SIZE)
@@ -52,7 +53,13 @@ def order_heard(clip: CLIPModel, images: int = 256, **options: bool) -> float:
     said = [faces.visible(p, row) for row in range(images)]
     colours = [(a["hat_colour"], a["background"]) for a in said]
     both = set(faces.ATTRIBUTES["hat_colour"]) & set(faces.ATTRIBUTES["background"])
-    rows = [k for k, pair in enumerate(colours) if set(pair) <= both and len(set(pair)) == 2]
+    exchanged = {name: value.clone() for name, value in p.items()}
+    for k, (hat, background) in enumerate(colours):
+        if {hat, background} <= both:
+            exchanged["hat_colour"][k] = faces.value_index("hat_colour", background)
+            exchanged["background"][k] = faces.value_index("background", hat)
+    unseen = faces.has_unseen_pair({name: exchanged[name].numpy() for name in faces.ATTRIBUTES})  # no face of training
+    rows = [k for k, pair in enumerate(colours) if set(pair) <= both and len(set(pair)) == 2 and not unseen[k]]
     own = [faces.caption(said[k]) for k in rows]
     swapped = [faces.caption(said[k] | {"hat_colour": colours[k][1], "background": colours[k][0]}) for k in rows]
     [seen] = text.embed(clip, 2 * data.images(rows) - 1)

@@ -47,7 +47,7 @@ def draw(
         if prompts is not None or guidance is not None:
             raise ValueError(f"prompts: got {prompts!r} for model {subject.name!r}, which takes no prompts and no guidance")
         return Draw(steps, seeds)
-    given = [prompts] if isinstance(prompts, str) else prompts or own_prompts(seeds, subject.title["model"])
+    given = [prompts] if isinstance(prompts, str) else own_prompts(seeds, subject.title["model"]) if prompts is None else prompts
     if len(given) not in (1, images):
         raise ValueError(f"prompts: got {len(given)}, allowed are 1 or as many as images, {images}")
     said = tuple(given) * (images if len(given) == 1 else 1)

@@ -54,8 +54,8 @@ class Run:
         self.images, self.steps = request.images or self.scale.images, request.steps or self.scale.steps
         self.subjects = [share.subject for share in self.shares]
         self.trained = [subject for subject in self.subjects if subject.trained]
-        if (request.prompts or request.guidance) and not any(subject.conditional for subject in self.trained):
-            raise ValueError(f"prompts, guidance: got {request.prompts!r}, {request.guidance!r}, but no model asked for follows a text")
+        if (request.prompts, request.guidance) != (None, None) and not any(s.conditional for s in self.trained):
+            raise ValueError(f"prompts, guidance: got {request.prompts!r}, {request.guidance!r}, but no trained model asked for follows a text")
         self.drawn = {subject: self._draw(subject) for subject in self.trained}
         self._common = {"method": request.method, "scale": request.scale}
 
