@@ -60,10 +60,11 @@ def print_pdf(build: Path) -> Path:
         raise ValueError("chromium: not found, and it prints the book; Debian's package is called chromium")
     if not jupyter_book(build, "--builder", "singlehtml"):
         sys.exit("the book could not be laid out on a single page: see above")
-    [page] = (build / "singlehtml").rglob("intro.html")
+    [laid_out] = (build / "singlehtml").rglob("intro.html")
+    page = shutil.copy(laid_out, build / "singlehtml" / "printed.html")  # beside the pictures and styles that it names
     printed = build / "frugal-diffusion.pdf"
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000"]
-    subprocess.run([*command, f"--print-to-pdf={printed}", page.as_uri()], check=True, capture_output=True)
+    subprocess.run([*command, f"--print-to-pdf={printed}", Path(page).as_uri()], check=True, capture_output=True)
     return printed
 
 

@@ -1,5 +1,6 @@
 """A smoke run's whole site in a browser: every page loads, from here alone, without an error, and links lead on."""
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -140,6 +141,19 @@ def test_dark_mode_darkens_the_page_and_leaves_the_figures_light(pages, browser)
     filtered = page.eval_on_selector_all("main img", "images => images.map(image => getComputedStyle(image).filter)")
     page.close()
     assert filtered and not any("invert" in name for name in filtered)
+
+
+def test_the_book_is_printed_with_its_pictures(site):
+    build("--output", ROOT / "_build" / "test", "pdf")
+    printed = (site.parent / "frugal-diffusion.pdf").read_bytes()
+    pictures = len(list((site / "_images").glob("*.png")))
+    assert printed.startswith(b"%PDF") and pictures > 20
+    assert printed.count(b"/Subtype /Image") >= pictures  # each is placed; some have a mask beside them
+
+
+def test_no_table_is_left_as_its_source(pages, site):
+    pattern = re.compile(r"\|\s*(---|—)\s*\|")
+    assert [path for path in pages[1] if pattern.search((site / path).read_text(encoding="utf-8"))] == []
 
 
 def test_formulas_are_set(pages):

@@ -184,6 +184,18 @@ def test_trajectories_share_the_records_of_quality_and_end_in_its_images(store, 
     assert np.allclose(last, found[(found.image == 0) & (found.ratio > 0)].psnr, atol=1e-3)
 
 
+def test_pictures_are_the_first_images_that_were_compared(store, pixel, asked, monkeypatch):
+    drawn = experiments.drawn([pixel], 4, 2)
+    [(subject, draw)] = drawn.items()
+    apart = decay.pictures(subject, 0.5, "tome", draw)  # nothing compared yet: sampled for themselves
+    decay._pictured.clear()
+    experiments.quality_decay(drawn, **asked)
+    monkeypatch.setattr(decay.samplers, "denoise", forbid)
+    kept = decay.pictures(subject, 0.5, "tome", draw)
+    assert kept.shape == (decay.PICTURED, 3, 16, 16) and torch.allclose(kept, apart, atol=1e-5)
+    assert not torch.equal(kept, decay.pictures(subject, 0.0, "tome", draw))
+
+
 def test_images_beyond_a_batch_are_those_of_smaller_runs(store, pixel, monkeypatch):
     subject = plan.Subject.of(pixel)
     monkeypatch.setattr(decay, "BATCH", 2)

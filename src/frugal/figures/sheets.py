@@ -56,15 +56,13 @@ def _borders(axes, groups: Tensor, side: int) -> None:
         axes.plot([side * x - 0.5, side * (x + 1) - 0.5], [side * (y + 1) - 0.5] * 2, **look)
 
 
-def merged_samples(
-    drawn, ratios, *, method: str = "tome", scale: str = "quick"
-) -> dict[str, dict[float, Tensor]]:
-    """Images of the same seeds at each ratio, {model: {ratio: [n, 3, H, W] in [0, 1]}}.
+def merged_samples(drawn, ratios, *, method: str = "tome", scale: str = "quick") -> dict[str, dict[float, Tensor]]:
+    """The first images of figure 5.2's set at each ratio, {model: {ratio: [n, 3, H, W] in [0, 1]}}.
 
-    `drawn`: {Subject: Draw}, from an `experiments.Run`. Each sheet is kept as a picture beside the records, under a name made of all it
-    depends on, so that drawing again samples nothing.
+    `drawn`: {Subject: Draw}, from an `experiments.Run`. Each sheet is kept as a picture beside the records, under a name made
+    of all it depends on, so that drawing again samples nothing.
     """
-    from ..measure import records
+    from ..measure import decay, records
     from ..methods import matching, merging, samplers
 
     source, found = records.source_hash(merging, matching, samplers), {}
@@ -74,9 +72,8 @@ def merged_samples(
             key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
             file = paths.results(scale).parent / "samples" / f"{subject.title['model'].replace('/', '_')}-{key}.png"
             if not file.exists():
-                with merging.merge_tokens(subject.model.unet, ratio, method=method):
-                    _write(file, samplers.sample(subject.model, draw.seeds, draw.steps, draw.sampler, **draw.options))
-            found.setdefault(subject.title["model"], {})[ratio] = _read(file, len(draw.seeds))
+                _write(file, decay.pictures(subject, ratio, method, draw))
+            found.setdefault(subject.title["model"], {})[ratio] = _read(file, min(decay.PICTURED, len(draw.seeds)))
     return found
 
 

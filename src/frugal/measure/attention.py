@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -167,7 +168,5 @@ def _costs(tokens: tuple[int, ...], rounds: int, place: torch.device) -> dict:
 
 def exponent(table: pd.DataFrame, kind: str, last: int = 3) -> float:
     """The power of the number of tokens with which the median seconds of `costs` grow over its `last` largest sizes."""
-    import numpy as np
-
     medians = table[table.kind == kind].groupby("tokens").seconds.median().iloc[-last:]
     return float(np.polyfit(np.log(medians.index.to_numpy(float)), np.log(medians.to_numpy()), 1)[0])

@@ -20,6 +20,7 @@ from .plan import RATIOS, Cell, Subject
 from .timing import UNSURE
 
 BATCH = 16  # images sampled at once
+PICTURED = 3  # images a ratio that figures show
 COMPARING = 0.01  # seconds for PSNR and SSIM of a pair
 Drawn = dict[Subject, Draw]
 UNRELATED, AUTOENCODER = "unrelated test images", "autoencoder alone"
@@ -65,6 +66,7 @@ def _pictures(model: zoo.Model, latents: Tensor) -> Tensor:
     return (model.decode(latents).float() / 2 + 0.5).clamp(0, 1).cpu()
 
 
+_pictured: dict[tuple[Subject, float, str, Draw], Tensor] = {}
 _unmerged = lru_cache(maxsize=2)(_watch)
 
 
@@ -72,6 +74,7 @@ def _compare(subject: Subject, ratio: float, method: str, draw: Draw, watched: i
     reference, path = _unmerged(subject, draw, watched)
     with merging.merge_tokens(subject.model.unet, ratio, method=method) as merged:
         images, trajectory = _watch(subject, draw, watched)
+    _pictured[subject, ratio, method, draw] = images[:PICTURED]
     found = _similar("", images, reference)
     if watched:
         found |= _similar("step_", trajectory.flatten(0, 1), path.flatten(0, 1))
@@ -81,6 +84,16 @@ def _compare(subject: Subject, ratio: float, method: str, draw: Draw, watched: i
     before, after = np.sum(list(layers.values()), axis=0) if layers else (0, 0)
     tokens = {"layers": len(layers), "tokens_before": before, "tokens_after": after}
     return found | {name: {"unit": "count", "values": [value]} for name, value in tokens.items()}
+
+
+def pictures(subject: Subject, ratio: float, method: str, draw: Draw) -> Tensor:
+    """The first images that are compared at a ratio, [up to 3, 3, H, W]: those this process has sampled, else sampled now."""
+    key = subject, ratio, method, draw
+    if key not in _pictured:
+        few = draw.part(slice(PICTURED))
+        with merging.merge_tokens(subject.model.unet, ratio, method=method):
+            _pictured[key] = samplers.sample(subject.model, few.seeds, few.steps, few.sampler, **few.options)
+    return _pictured[key]
 
 
 def _similar(prefix: str, a: Tensor, b: Tensor) -> dict:
