@@ -3,11 +3,12 @@ import importlib
 import pytest
 import torch
 
+from frugal.measure import memory
 from frugal.measure.memory import Memory, peak_memory
 
 MIB = 2**20
 MODULE = """
-import torch
+import os, signal, torch
 
 def fill(mebibytes):
     return torch.ones(mebibytes * 2**18).sum()
@@ -22,6 +23,9 @@ def double(tensor):
 
 def fail():
     raise OSError("no such weights")
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -33,20 +37,30 @@ def allocations(tmp_path, monkeypatch):
 
 
 def test_peak_memory_of_a_fresh_process(allocations):
-    memory = peak_memory(allocations.fill, 256)
-    assert 255 * MIB < memory.extra < 300 * MIB and memory.loaded > 10 * MIB
+    found = peak_memory(allocations.fill, 256)
+    assert 255 * MIB < found.extra < 300 * MIB and found.loaded > 10 * MIB
 
 
 def test_peak_memory_leaves_out_what_was_prepared(allocations):
-    memory = peak_memory(allocations.double, 128, prepare=allocations.fill_and_drop)
-    assert 127 * MIB < memory.extra < 170 * MIB
+    found = peak_memory(allocations.double, 128, prepare=allocations.fill_and_drop)
+    assert 127 * MIB < found.extra < 170 * MIB
 
 
 def test_peak_memory_says_what_went_wrong(allocations):
-    with pytest.raises(RuntimeError, match="allocations:fail ended with 1: OSError: no such weights"):
+    with pytest.raises(RuntimeError, match="allocations:fail ended: OSError: no such weights"):
         peak_memory(allocations.fail)
     with pytest.raises(ValueError, match="importable"):
         peak_memory(lambda: None)
+    with pytest.raises(RuntimeError, match="killed, perhaps for want of memory"):
+        peak_memory(allocations.die)
+
+
+def test_peak_memory_outlives_the_process_that_it_forks(allocations):
+    first = peak_memory(allocations.fill, 64)
+    memory._server().kill()
+    with pytest.raises(RuntimeError, match="killed"):
+        peak_memory(allocations.fill, 64)
+    assert abs(peak_memory(allocations.fill, 64).extra - first.extra) < 8 * MIB
 
 
 def test_extra_is_what_the_run_needed():
@@ -55,5 +69,5 @@ def test_extra_is_what_the_run_needed():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_peak_memory_on_cuda():
-    memory = peak_memory(lambda x: x * 2, 64, prepare=lambda n: torch.ones(n * MIB // 4, device="cuda"), device="cuda")
-    assert memory.extra == pytest.approx(64 * MIB, abs=MIB) and memory.loaded >= 64 * MIB
+    found = peak_memory(lambda x: x * 2, 64, prepare=lambda n: torch.ones(n * MIB // 4, device="cuda"), device="cuda")
+    assert found.extra == pytest.approx(64 * MIB, abs=MIB) and found.loaded >= 64 * MIB

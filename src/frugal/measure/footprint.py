@@ -10,7 +10,7 @@ from ..methods import matching, merging
 from .memory import peak_memory
 from .plan import RATIOS, Cell, Subject, step_input
 
-STARTING = 8.0  # seconds until a fresh process has a network
+STARTING = 2.0  # seconds until a fresh process has a network
 
 
 def memory_cells(subject: Subject, ratios: Iterable[float], method: str, divisor: int) -> Iterator[Cell]:
