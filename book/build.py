@@ -64,7 +64,9 @@ def print_pdf(build: Path) -> Path:
     page = shutil.copy(laid_out, build / "singlehtml" / "printed.html")  # beside the pictures and styles that it names
     printed = build / "frugal-diffusion.pdf"
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000"]
-    subprocess.run([*command, f"--print-to-pdf={printed}", Path(page).as_uri()], check=True, capture_output=True)
+    done = subprocess.run([*command, f"--print-to-pdf={printed}", Path(page).as_uri()], check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{chromium} could not print the book: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return printed
 
 

@@ -160,6 +160,8 @@ def test_parameters_have_defaults_and_allow_hub_ids_and_folders(tmp_path):
         parameters.validate(model=str(tmp_path))
     with pytest.raises(ValueError, match="^parameter ration: unknown, allowed are seed"):
         parameters.validate(ration=0.5)
+    with pytest.raises(ValueError, match="'faces-ldm' follows no text"):
+        parameters.validate(model="faces-ldm", prompts="a smiling face")
 
 
 def stand_in(monkeypatch, name):

@@ -99,7 +99,6 @@ class Experiments(Chapter):
             raise ValueError(", ".join((*merging.METHODS, merging.LIBRARY)))
         return name
 
-
     @model_validator(mode="after")
     def fitting(self) -> Self:
         """What can be told of a combination before anything is loaded."""
@@ -107,6 +106,11 @@ class Experiments(Chapter):
         from frugal.models import text, zoo
 
         embedded = self.model in zoo.EMBEDDED
+        if (self.prompts, self.guidance) != (None, None) and self.model in plain_networks():
+            raise ValueError(
+                f"prompts, guidance: got {self.prompts!r}, {self.guidance!r}, but model {self.model!r} follows no text: "
+                "allowed is None"
+            )
         if self.prompts is not None and self.model in (None, "faces-sd"):
             for prompt in [self.prompts] if isinstance(self.prompts, str) else self.prompts:
                 try:
@@ -118,7 +122,7 @@ class Experiments(Chapter):
         if self.weights == "random" and self.model and not zoo.published(self.model):
             raise ValueError(f"weights: got 'random' for model {self.model!r}, allowed are {', '.join(zoo.SHORT)}")
         if self.method == merging.LIBRARY:
-            if self.model is None or self.model in merging_not_patched():
+            if self.model is None or self.model in plain_networks():
                 raise ValueError(
                     f"method: got {self.method!r}, which changes nothing in a UNet2DModel such as {self.model or zoo.names()[0]!r}; "
                     f"allowed are {', '.join(merging.METHODS)}"
@@ -131,8 +135,8 @@ class Experiments(Chapter):
         return self
 
 
-def merging_not_patched() -> set[str]:
-    """Names of the models whose networks have no transformer blocks."""
+def plain_networks() -> set[str]:
+    """Names of the models whose networks have no transformer blocks: they follow no text, and tomesd does not patch them."""
     from frugal.models import zoo
 
     plain = {

@@ -127,6 +127,12 @@ def test_equals_diffusers_own_loop(tiny, sampler):
     assert torch.allclose(sample(tiny, [9], steps=4, sampler=sampler), (x / 2 + 0.5).clamp(0, 1), atol=1e-6)
 
 
+def test_pndm_says_the_same_clean_sample_of_noise_and_of_velocity():  # it keeps none itself
+    schedules = [diffusers.DDPMScheduler(prediction_type=kind, clip_sample=False) for kind in ("epsilon", "v_prediction")]
+    for noise, velocity in zip(*(denoise(gaussian(s), [0], steps=4, sampler="pndm") for s in schedules), strict=True):
+        assert torch.allclose(noise.clean, velocity.clean, atol=1e-3)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_state_a_step(sampler):
     model = gaussian()
@@ -195,5 +201,8 @@ def test_steps_that_a_spacing_cannot_place_are_refused():
     model = gaussian(diffusers.DDPMScheduler(timestep_spacing="leading", clip_sample=False))
     with pytest.raises(ValueError, match="steps=1000 does not fit sampler='dpmpp_2m'"):
         denoise(model, [0], steps=1000, sampler="dpmpp_2m")
+    model = gaussian(diffusers.DDPMScheduler(timestep_spacing="leading", steps_offset=1, clip_sample=False))
+    with pytest.raises(ValueError, match="steps=1000 does not fit"):  # one of them would be 1000
+        denoise(model, [0], steps=1000)
     with pytest.raises(ValueError, match="steps=61 does not fit .* 62 time steps"):  # one of them would be -1
         denoise(gaussian(), [0], steps=61)

@@ -167,7 +167,8 @@ def _scheduler(model: "Model", steps: int, sampler: str) -> Any:
     steps = _whole("steps", steps, 1, scheduler.config.num_train_timesteps)
     scheduler.set_timesteps(steps)
     times = scheduler.timesteps.unique()
-    if len(times) != steps or times[0] < 0:  # spacings round: at some counts times collide, or one more falls below 0
+    known = scheduler.config.num_train_timesteps  # spacings round: times may collide, fall below 0, or lie past the last
+    if len(times) != steps or times[0] < 0 or times[-1] >= known:
         raise ValueError(
             f"steps={steps} does not fit sampler={sampler!r}, for which diffusers places {len(times)} time steps: "
             "take a few more or fewer"
