@@ -47,12 +47,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint or committed weights")
     ] = False,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="with --resume: a last cycle to its own prediction under perturbed-attention guidance, 1 to 3"),
+    ] = None,
     device: Device = "auto",
 ):
     """Train an embedded network by its recipe: progress, checkpoints, loss curve and model card."""
     from frugal.models import training
 
-    training.train(name, minutes=minutes, resume=resume, device=device)
+    training.train(name, minutes=minutes, resume=resume, device=device, guidance=guidance)
 
 
 @app.command()

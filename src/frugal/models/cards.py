@@ -61,6 +61,11 @@ def markdown(card: dict) -> str:
         "last loss": f"{card['loss'][-1][1]:.4f}" if card["loss"] else "none",
         "weights": "float16 safetensors, exponential moving average; licence CC BY 4.0",
     }
+    if "guidance" in card:
+        facts["last cycle"] = (
+            f"{card['images'] - card['guided_from']:,} of the images, to its own prediction under perturbed-attention guidance "
+            f"of scale {card['guidance']:g} (arXiv 2403.17377), distilled"
+        )
     lines = ["---", "license: cc-by-4.0", "library_name: diffusers", "---", "", f"# {card['name']}", ""]
     about = ABOUT[card["name"]]
     lines += [f"{about[0].upper()}{about[1:]}.", "", "| training | |", "| --- | --- |"]

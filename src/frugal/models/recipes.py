@@ -15,7 +15,7 @@ from .faces import Faces, captions
 from .reader import FacesReader, reading_loss
 
 SIZE = 64
-
+Teacher = Callable[[Tensor, Tensor], Tensor]  # noisy sample, time steps -> velocity
 
 @dataclass(frozen=True)
 class Recipe:
@@ -66,22 +66,25 @@ def vae_loss(vae: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> T
     return error.abs().mean() + error.square().mean() + edges + 2e-4 * posterior.kl().mean() / latents[0].numel()
 
 
-def velocity_loss(network: nn.Module, clean: Tensor, scheduler: DDPMScheduler, **condition: Tensor) -> Tensor:
-    """Mean squared error of the velocity (arXiv 2202.00512), time steps stratified over the batch."""
+def velocity_loss(
+    network: nn.Module, clean: Tensor, scheduler: DDPMScheduler, teacher: Teacher | None = None, **condition: Tensor
+) -> Tensor:
+    """Mean squared error of the velocity (arXiv 2202.00512), or to a teacher's; time steps stratified over the batch."""
     n, steps = len(clean), scheduler.config.num_train_timesteps
     t = ((torch.arange(n) + torch.rand(n)) / n * steps).long().clamp(max=steps - 1).to(clean.device)
     noise = torch.randn_like(clean)
     noisy = scheduler.add_noise(clean, noise, t)
-    return (network(noisy, t, **condition).sample.float() - scheduler.get_velocity(clean, noise, t)).square().mean()
+    target = teacher(noisy, t) if teacher else scheduler.get_velocity(clean, noise, t)
+    return (network(noisy, t, **condition).sample.float() - target).square().mean()
 
 
-def pixel_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-    return velocity_loss(network, images, SCHEDULES["faces-ddpm"])
+def pixel_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor, teacher: Teacher | None = None) -> Tensor:
+    return velocity_loss(network, images, SCHEDULES["faces-ddpm"], teacher)
 
 
-def latent_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+def latent_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor, teacher: Teacher | None = None) -> Tensor:
     latents = encode(frozen_vae(str(images.device)), images).float()
-    return velocity_loss(network, latents, SCHEDULES["faces-ldm"])
+    return velocity_loss(network, latents, SCHEDULES["faces-ldm"], teacher)
 
 
 def text_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:

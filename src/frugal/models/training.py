@@ -19,11 +19,14 @@ from .. import paths
 from ..machine import cpu_name
 from . import cards, text, zoo
 from .faces import Faces, draw_batch
+from .guidance import guided
 from .optimiser import Optimiser
-from .recipes import RECIPES, SCHEDULES, SIZE, measure_latents
+from .recipes import RECIPES, SCHEDULES, SIZE, Teacher, measure_latents
 
 WARMUP = 200  # steps
 REFINING = 0.5  # of the peak rate, for a cycle that goes on from trained weights
+DISTILLING = 0.25  # the same where it learns its own guided prediction, which is close
+GUIDED = ("faces-ddpm", "faces-ldm")  # those without text, which has a guidance of its own
 LATENT = ("faces-ldm", "faces-sd")  # trained in the latents of faces-vae
 
 
@@ -54,7 +57,7 @@ def learning_rate(step: int, progress: float) -> float:
 class Run:
     """One network in training: its weights, their moving average, the optimiser, and how far it has come."""
 
-    def __init__(self, name: str, device: str, resume: bool):
+    def __init__(self, name: str, device: str, resume: bool, guidance: float | None = None):
         self.name, self.recipe = name, RECIPES[name]
         self.target, self.checkpoint = paths.EMBEDDED / self.recipe.folder, paths.training() / name
         self.accelerator = accelerator(device)
@@ -62,10 +65,13 @@ class Run:
         self.card = cards.blank(name)
         self.elapsed = 0.0  # seconds of the present call, what --resume goes on from
         goes_on = resume and (self.target / "config.json").exists()
-        self.peak = REFINING if goes_on else 1.0
+        self.peak = (REFINING if guidance is None else DISTILLING) if goes_on else 1.0
         if goes_on:
             network = type(network).from_pretrained(self.target, torch_dtype=torch.float32)
             self.card = cards.read(name)
+        self.teaching = {} if guidance is None else {"teacher": self.teacher(network, guidance, goes_on)}
+        if not self.teaching:  # what was learned from a teacher is unlearned on noise
+            self.card = {key: value for key, value in self.card.items() if not key.startswith("guid")}
         if name == "faces-reader" and (judged := [n for n in SCHEDULES if (paths.EMBEDDED / n).exists()]):
             raise ValueError(
                 f"name: got {name!r}, the network of the judge, which is frozen since {', '.join(judged)} began to be trained"
@@ -97,12 +103,27 @@ class Run:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    def teacher(self, network: torch.nn.Module, scale: float, goes_on: bool) -> Teacher:
+        """What the trained network says under guidance, which it now learns to say by itself; noted in the card."""
+        if self.name not in GUIDED or not goes_on:
+            raise ValueError(f"guidance: got {scale!r} for {self.name}, allowed is --resume of {', '.join(GUIDED)}")
+        if "guidance" in self.card:
+            raise ValueError(f"guidance: got {scale!r}, but {self.name} has learned {self.card['guidance']:g} already")
+        predict = guided(network.to(self.device), scale)
+        self.card |= {"guidance": scale, "guided_from": self.card["images"], "guided_loss": []}
+        return predict
+
+    @property
+    def losses(self) -> list:
+        """The curve in the card: a teacher's is not on the scale of the noise's."""
+        return self.card["guided_loss" if self.teaching else "loss"]
+
     def parameters(self) -> list[tuple[str, Tensor]]:
         return list(self.accelerator.unwrap_model(self.network).named_parameters())
 
     def step(self, parameters: dict[str, Tensor], images: Tensor, progress: float) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.half and computes_in_bfloat16(self.device)):
-            loss = self.recipe.loss(self.network, parameters, images)
+            loss = self.recipe.loss(self.network, parameters, images, **self.teaching)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step(self.peak * learning_rate(self.card["steps"], progress))
@@ -126,6 +147,8 @@ class Run:
 
     def restore(self) -> None:
         progress = json.loads((self.checkpoint / "progress.json").read_text())
+        if progress["card"].get("guidance") != self.card.get("guidance"):
+            raise ValueError(f"guidance: got {self.card.get('guidance')}, but the unfinished call in {self.checkpoint} has another")
         self.elapsed, self.peak, self.card = progress["elapsed"], progress["peak"], progress["card"]
         network = load_file(self.checkpoint / "network.safetensors", device=str(self.device))
         self.optimiser.restore(load_file(self.checkpoint / "optimiser.safetensors", device=str(self.device)))
@@ -175,13 +198,17 @@ def device_name(device: torch.device) -> str:
     return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
-def train(name: str, minutes: float | None = None, resume: bool = False, device: str = "auto", seed: int = 0) -> dict:
+def train(
+    name: str, minutes: float | None = None, resume: bool = False, device: str = "auto", seed: int = 0, guidance: float | None = None
+) -> dict:
     """Train one embedded network for `minutes` of wall time and write its weights and card; returns the card.
 
     `resume` goes on from the last checkpoint of an unfinished call, else from the embedded weights with a fresh
     learning-rate cycle at half the peak and faces not seen yet. The embedded weights change when it is done, not before.
-    Raises ValueError for an unknown name, minutes that are not positive, a device this machine has not, and an
-    autoencoder begun anew under models that were trained in its latents.
+    `guidance` (with `resume`, of faces-ddpm or faces-ldm, once): learn the network's own prediction under
+    perturbed-attention guidance of that scale, see `guidance.guided`; a last cycle, at a quarter of the peak.
+    Raises ValueError for an unknown name, minutes that are not positive, a device this machine has not, guidance that does
+    not fit, and an autoencoder begun anew under models that were trained in its latents.
     """
     if name not in RECIPES:
         raise ValueError(f"name: got {name!r}, allowed are {', '.join(RECIPES)}")
@@ -189,7 +216,7 @@ def train(name: str, minutes: float | None = None, resume: bool = False, device:
     if not limit > 0:
         raise ValueError(f"minutes: got {minutes!r}, allowed is any number above 0")
     set_seed(seed)
-    run = Run(name, device, resume)
+    run = Run(name, device, resume, guidance)
     losses, shown, saved, began, before = [], time.time(), time.time(), time.time(), run.elapsed
     for images_seen, parameters, images in batches(run.card["images"], run.recipe.batch, run.device):
         losses.append(run.step(parameters, images, run.elapsed / limit))
@@ -198,9 +225,9 @@ def train(name: str, minutes: float | None = None, resume: bool = False, device:
         run.elapsed = before + now - began
         done = run.elapsed >= limit
         if done or now - shown > 15:
-            run.card["loss"].append([images_seen, round(torch.stack(losses).mean().item(), 5)])
+            run.losses.append([images_seen, round(torch.stack(losses).mean().item(), 5)])
             print(
-                f"{name}: {run.elapsed / 60:6.1f} of {limit / 60:g} min, {images_seen} faces, loss {run.card['loss'][-1][1]:.4f}",
+                f"{name}: {run.elapsed / 60:6.1f} of {limit / 60:g} min, {images_seen} faces, loss {run.losses[-1][1]:.4f}",
                 flush=True,
             )
             losses, shown = [], now
