@@ -82,6 +82,8 @@ def marks() -> str:
             told = [f"{100 * accepted['value']:.0f} %", f"{100 * accepted['bound']:.0f} %"]
             told += [f"{100 * marginal['value']:.0f} points", f"{100 * spread:.0f} %"]
         trained = f"{card['seconds'] / 60:.0f} minutes, {card['device']}"
+        if "guidance" in card:
+            trained += f"; the last {card['images'] - card['guided_from']:,} images guided, {card['guidance']:g}"
         rows.append([name, *told, f"{card['images']:,}", trained])
     return markdown(head, rows)
 
