@@ -72,16 +72,8 @@ class Run:
         self.teaching = {} if guidance is None else {"teacher": self.teacher(network, guidance, goes_on)}
         if not self.teaching:  # what was learned from a teacher is unlearned on noise
             self.card = {key: value for key, value in self.card.items() if not key.startswith("guid")}
-        if name == "faces-reader" and (judged := [n for n in SCHEDULES if (paths.EMBEDDED / n).exists()]):
-            raise ValueError(
-                f"name: got {name!r}, the network of the judge, which is frozen since {', '.join(judged)} began to be trained"
-            )
-        if name == "faces-vae" and (used := [user for user in LATENT if (paths.EMBEDDED / user).exists()]):
-            if not goes_on:
-                raise ValueError(
-                    f"name: got {name!r} from the start, whose latents {', '.join(used)} would no longer fit; allowed is "
-                    "--resume, which improves its decoder, or removing their folders first"
-                )
+        check_order(name, goes_on)
+        if name == "faces-vae" and users_of_latents():
             network.encoder.requires_grad_(False)  # its latents are what they were trained on: only decoding may improve
             network.quant_conv.requires_grad_(False)
         network = network.train().to(memory_format=memory_format(self.device))
@@ -178,6 +170,24 @@ class Run:
         counted = sum(p.numel() for p in plain.parameters())
         self.card |= {"parameters": counted, "device": devices, "torch": torch.__version__}
         cards.write(self.name, self.card)
+
+
+def users_of_latents() -> list[str]:
+    """The networks that were trained in the latents of faces-vae."""
+    return [user for user in LATENT if (paths.EMBEDDED / user).exists()]
+
+
+def check_order(name: str, goes_on: bool) -> None:
+    """Raises ValueError for a network on which others that were trained after it rest."""
+    if name == "faces-reader" and (judged := [n for n in SCHEDULES if (paths.EMBEDDED / n).exists()]):
+        raise ValueError(
+            f"name: got {name!r}, the network of the judge, which is frozen since {', '.join(judged)} began to be trained"
+        )
+    if name == "faces-vae" and not goes_on and (used := users_of_latents()):
+        raise ValueError(
+            f"name: got {name!r} from the start, whose latents {', '.join(used)} would no longer fit; allowed is "
+            "--resume, which improves its decoder, or removing their folders first"
+        )
 
 
 def accelerator(device: str) -> Accelerator:
