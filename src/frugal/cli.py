@@ -51,12 +51,15 @@ def train(
         float | None,
         typer.Option(help="with --resume: a last cycle to its own prediction under perturbed-attention guidance, 1 to 3"),
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the network: minutes at first, then faster steps")
+    ] = False,
     device: Device = "auto",
 ):
     """Train an embedded network by its recipe: progress, checkpoints, loss curve and model card."""
     from frugal.models import training
 
-    training.train(name, minutes=minutes, resume=resume, device=device, guidance=guidance)
+    training.train(name, minutes=minutes, resume=resume, device=device, guidance=guidance, compiled=compiled)
 
 
 @app.command()

@@ -154,3 +154,11 @@ def test_new_weights_do_not_inherit_the_marks_of_old_ones(elsewhere):
 def test_an_unknown_device_is_refused():
     with pytest.raises(ValueError, match="device='abacus'"):
         training.train("faces-ddpm", minutes=1, device="abacus")
+
+
+def test_compiling_is_asked_for_and_only_of_the_network(elsewhere, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: asked.append(type(network).__name__))
+    training.train("faces-ddpm", minutes=1e-4, device="cpu")
+    training.train("faces-ddpm", minutes=1e-4, device="cpu", compiled=True)
+    assert asked == ["UNet2DModel"]
