@@ -27,8 +27,11 @@ def word_space(places: np.ndarray, groups: Mapping[str, str], about: About, *, n
             colour, marker = style.PALETTE[k % len(style.PALETTE)], style.MARKERS[k % len(style.MARKERS)]
             axes.plot(*places[chosen].T, marker, color=colour, label=kind.replace("_", " "))
         for together in _neighbours(places):
-            word = ", ".join(list(groups)[i] for i in together)
-            axes.annotate(word, places[together[0]], xytext=(6, 3), textcoords="offset points", fontsize=8.5)
+            word, place = ", ".join(list(groups)[i] for i in together), places[together[0]]
+            right, above = ((places - place) / np.ptp(places, axis=0)).T
+            crowded = ((right > 0.02) & (right < 0.2) & (abs(above) < 0.05)).any()  # the text would run over that point
+            below = (6, -11) if crowded else (6, 3)
+            axes.annotate(word, place, xytext=below, textcoords="offset points", fontsize=8.5)
         axes.margins(x=0.14)
         axes.set(xlabel="first principal direction", ylabel="second")
         figure.legend(loc="outside right center", title="tells of")

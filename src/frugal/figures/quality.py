@@ -90,7 +90,7 @@ def _points(axes, rows: pd.DataFrame, metric: str, colour, marker: str, model: s
         axes.plot([shift] * len(same), same[metric], marker, color=colour)
     elif metric == "ssim":
         axes.plot([shift], [1], marker, color=colour)
-        axes.annotate("identical", (0, 1), xytext=(6, -2), textcoords="offset points", fontsize=8.5, va="center")
+        axes.annotate("identical", (0, 1), xytext=(-3, -12), textcoords="offset points", fontsize=8.5, va="center")
     else:
         axes.plot([shift], [0.97], marker="^", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
         axes.annotate("identical (∞)", (0, 0.97), xycoords=axes.get_xaxis_transform(), xytext=(7, 0),
