@@ -184,6 +184,7 @@ def test_train_and_export_hand_their_arguments_on(capfd, monkeypatch, tmp_path):
     asked = []
     stand_in(monkeypatch, "frugal.models.training").train = lambda *given, **named: asked.append((given, named))
     stand_in(monkeypatch, "frugal.models.zoo").export = lambda *given: asked.append(given)
-    assert frugal(capfd, "train", "faces-ldm", "--minutes", "0.5", "--resume")[0] == 0
+    assert frugal(capfd, "train", "faces-ldm", "--minutes", "0.5", "--resume", "--guidance", "1.5", "--compile")[0] == 0
     assert frugal(capfd, "export", "faces-ldm", tmp_path)[0] == 0
-    assert asked == [(("faces-ldm",), {"minutes": 0.5, "resume": True, "device": "auto"}), ("faces-ldm", tmp_path)]
+    options = {"minutes": 0.5, "resume": True, "device": "auto", "guidance": 1.5, "compiled": True}
+    assert asked == [(("faces-ldm",), options), ("faces-ldm", tmp_path)]
