@@ -40,7 +40,7 @@ def test_verdicts_follow_from_the_measurements(run):
     found = claims.against(run)
     assert "a ratio of 2.41" in found["claim_parameters"] and found["verdict_parameters"] == "the counts hold; 2.4 times, not almost three"
     assert found["verdict_near_half"] == "does not hold"
-    assert found["verdict_slower"] == "open: could not be told at every ratio"
+    assert found["verdict_slower"] == "does not hold: some are faster"  # the latent model, made up so
     assert found["verdict_saved"] == "does not hold; with decoding it does not hold"
     assert "113.7 M" in found["claim_bound"] and found["claim_billion"].startswith("1,066,235,307")
     quick = run.seconds.assign(seconds=run.seconds.seconds.where(run.seconds.model != "ldm-celebahq-256", 100.0))
@@ -58,12 +58,14 @@ def test_an_exponential_decay_holds_only_where_it_fits_better(run):
 
 
 @pytest.mark.parametrize(
-    ("factor", "where", "verdict"),
-    [(1.2, [0.1, 0.2, 0.3, 0.7, 0.8, 0.9], "holds"), (1.2, [0.9], "open: at some ratios only"), (0.8, [k / 10 for k in range(1, 10)], "does not hold")],
+    ("where", "verdict"),
+    [([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], "holds"), ([0.9], "open: could not be told at every ratio"), ([], "open: could not be told at every ratio")],
 )
-def test_slower_away_from_the_middle_holds_where_every_such_ratio_is(run, factor, where, verdict):
-    far = run.seconds.ratio.isin(where) & (run.seconds.kind != "again")
-    run.seconds = run.seconds.assign(seconds=run.seconds.seconds * np.where(far, factor, 1))
+def test_slower_away_from_the_middle_holds_where_every_such_ratio_is(run, where, verdict):
+    level = run.seconds[run.seconds.ratio == 0].groupby("model").seconds.median()
+    drift = 1 + 1e-3 * np.random.default_rng(0).standard_normal(len(run.seconds))
+    slower = np.where(run.seconds.ratio.isin(where) & (run.seconds.kind != "again"), 1.2, 1)
+    run.seconds = run.seconds.assign(seconds=run.seconds.model.map(level).to_numpy() * drift * slower)
     assert claims.against(run)["verdict_slower"] == verdict
 
 

@@ -1,4 +1,5 @@
 import importlib
+import signal
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from frugal.measure.memory import Memory, peak_memory
 
 MIB = 2**20
 MODULE = """
-import os, signal, torch
+import os, signal, time, torch
 
 def fill(mebibytes):
     return torch.ones(mebibytes * 2**18).sum()
@@ -23,6 +24,9 @@ def double(tensor):
 
 def fail():
     raise OSError("no such weights")
+
+def wait():
+    time.sleep(5)
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -61,6 +65,21 @@ def test_peak_memory_outlives_the_process_that_it_forks(allocations):
     with pytest.raises(RuntimeError, match="killed"):
         peak_memory(allocations.fill, 64)
     assert abs(peak_memory(allocations.fill, 64).extra - first.extra) < 8 * MIB
+
+
+def test_an_interrupted_measurement_leaves_no_answer_for_the_next(allocations):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        peak_memory(allocations.fill, 1)  # so that the process is there
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            peak_memory(allocations.wait)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert 255 * MIB < peak_memory(allocations.fill, 256).extra < 300 * MIB
 
 
 def test_extra_is_what_the_run_needed():

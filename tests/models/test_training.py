@@ -162,3 +162,5 @@ def test_compiling_is_asked_for_and_only_of_the_network(elsewhere, monkeypatch):
     training.train("faces-ddpm", minutes=1e-4, device="cpu")
     training.train("faces-ddpm", minutes=1e-4, device="cpu", compiled=True)
     assert asked == ["UNet2DModel"]
+    with pytest.raises(ValueError, match="compiled: got True for faces-vae"):  # it is not called as a whole
+        training.train("faces-vae", minutes=1e-4, compiled=True)

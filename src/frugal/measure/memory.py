@@ -62,11 +62,15 @@ def peak_memory(function: Callable, *arguments, prepare: Callable | None = None,
 
 def _ask(request: str) -> list[int] | str:
     """[loaded, peak] by the process beside this one, or what went wrong there."""
-    with contextlib.suppress(BrokenPipeError):
-        print(request, file=_server().stdin, flush=True)
-    answer = _server().stdout.readline()
-    if not answer:
-        _server.cache_clear()  # the next measurement starts another
+    server, answer = _server(), ""
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            print(request, file=server.stdin, flush=True)
+        answer = server.stdout.readline()
+    finally:
+        if not answer:  # it is dead, or this wait was interrupted and the answer would be taken for the next one's
+            server.kill()
+            _server.cache_clear()
     return json.loads(answer or "0") or "killed, perhaps for want of memory"
 
 

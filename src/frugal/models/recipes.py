@@ -17,6 +17,7 @@ from .reader import FacesReader, reading_loss
 SIZE = 64
 Teacher = Callable[[Tensor, Tensor], Tensor]  # noisy sample, time steps -> velocity
 
+
 @dataclass(frozen=True)
 class Recipe:
     folder: str  # below models/embedded

@@ -224,14 +224,16 @@ def train(
     `guidance` (with `resume`, of faces-ddpm or faces-ldm, once): learn the network's own prediction under
     perturbed-attention guidance of that scale, see `guidance.guided`; a last cycle, at a quarter of the peak.
     `compiled`: let torch.compile fuse a diffusion network, which takes minutes at first and a compiler of C++ on a CPU.
-    Raises ValueError for an unknown name, minutes that are not positive, a device this machine has not, guidance that does
-    not fit, and an autoencoder begun anew under models that were trained in its latents.
+    Raises ValueError for an unknown name, minutes that are not positive, a device this machine has not, guidance or
+    compiling that does not fit, and an autoencoder begun anew under models that were trained in its latents.
     """
     if name not in RECIPES:
         raise ValueError(f"name: got {name!r}, allowed are {', '.join(RECIPES)}")
     limit = 60 * (RECIPES[name].minutes if minutes is None else minutes)
     if not limit > 0:
         raise ValueError(f"minutes: got {minutes!r}, allowed is any number above 0")
+    if compiled and name not in SCHEDULES:
+        raise ValueError(f"compiled: got True for {name}, allowed is that of {', '.join(SCHEDULES)}")
     set_seed(seed)
     run = Run(name, device, resume, guidance)
     if compiled:
