@@ -15,6 +15,7 @@ from . import corruptions, judge, quality
 from .captions import clip_marks, sd_marks
 from .marks import SAMPLES, SIZE, STEPS, Mark, reconstruct
 
+FRESH = 20_000  # first of the seeds on which nothing was chosen, such as the strength of a guidance
 NEIGHBOURS = 20_000  # training faces searched for the nearest
 
 
@@ -101,8 +102,10 @@ def generator_marks(name: str, accepted: float, blur: float, samples: int = SAMP
         quality.kid(judge.features(a), judge.features(real)) for a in (images, others, corruptions.blur(others, blur))
     )
     stochastic = sample(zoo.load(name), seeds=range(samples), steps=STEPS, sampler="dpmpp_2m_sde")
+    fresh = sample(zoo.load(name), seeds=range(FRESH, FRESH + samples), steps=STEPS, sampler="dpmpp_2m")
     marks = [
         Mark("accepted by the judge", judge.accepts(images).float().mean().item(), accepted),
+        Mark(f"accepted, seeds from {FRESH:,} on", judge.accepts(fresh).float().mean().item()),
         Mark("accepted, sampled by the solver's stochastic form", judge.accepts(stochastic).float().mean().item()),
         Mark("largest difference of a marginal", farthest_marginal(read, reference), 0.15, at_least=False),
         Mark("the same, real against real", farthest_marginal(data.parameters(range(4000, 4000 + samples)), reference)),
