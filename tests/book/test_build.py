@@ -1,5 +1,6 @@
 """The build of a book of one page and one chapter: glue, alternative text, what is built again, the report."""
 
+import re
 import shutil
 
 import nbformat
@@ -79,6 +80,7 @@ def test_the_report_gives_the_budget_and_what_the_numbers_rest_on(book):
     _, printed, (first, second) = book
     assert "tokens counted" in printed
     assert "s of a budget of 60 s" in first
+    assert re.search(r"^site: \d+ s of a budget of 90 s, .*index\.html$", first, re.MULTILINE)
     assert first.splitlines()[-1].startswith("1 measured here, 0 reused from an earlier run here, ")
     assert second.splitlines()[-1].startswith("0 measured here, 1 reused from an earlier run here, ")
 
