@@ -10,6 +10,7 @@ ABOUT = {
     "faces-reader": "reads attributes and drawing parameters from a face; the network of the judge",
     "faces-vae": "autoencoder (AutoencoderKL) between faces of 64x64 pixels and latents of 4x16x16",
     "faces-ddpm": "diffusion in pixels (UNet2DModel, 64x64), velocity prediction",
+    "faces-ddpm-draft": "faces-ddpm at less than a quarter of its FLOPs (UNet2DModel, 64x64), trained to its predictions: the draft of speculative sampling",
     "faces-clip": "encoders of captions and of faces (CLIPModel), trained to agree",
     "faces-sd": "diffusion in the latents of faces-vae, steered by captions (UNet2DConditionModel), velocity prediction",
     "faces-ldm": "diffusion in the latents of faces-vae (UNet2DModel, 4x16x16), velocity prediction",

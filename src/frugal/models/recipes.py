@@ -83,6 +83,13 @@ def pixel_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor
     return velocity_loss(network, images, SCHEDULES["faces-ddpm"], teacher)
 
 
+def draft_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+    """To what faces-ddpm predicts, not to the noise itself: a draft is to guess the larger network's next step."""
+    larger = frozen_ddpm(str(images.device))
+    predict = torch.no_grad()(lambda noisy, t: larger(noisy, t).sample.float())
+    return velocity_loss(network, images, SCHEDULES["faces-ddpm-draft"], predict)
+
+
 def latent_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor, teacher: Teacher | None = None) -> Tensor:
     latents = encode(frozen_vae(str(images.device)), images).float()
     return velocity_loss(network, latents, SCHEDULES["faces-ldm"], teacher)
@@ -102,6 +109,12 @@ def text_loss(network: nn.Module, parameters: dict[str, Tensor], images: Tensor)
 def frozen_vae(device: str) -> AutoencoderKL:
     vae = AutoencoderKL.from_pretrained(paths.EMBEDDED / "faces-vae", torch_dtype=torch.float32)
     return vae.requires_grad_(False).to(device).eval()
+
+
+@cache
+def frozen_ddpm(device: str) -> UNet2DModel:
+    network = UNet2DModel.from_pretrained(paths.EMBEDDED / "faces-ddpm" / "unet", torch_dtype=torch.float32)
+    return network.requires_grad_(False).to(device).eval()
 
 
 @cache
@@ -131,6 +144,16 @@ def build_ddpm() -> UNet2DModel:
     )  # fmt: skip
 
 
+def build_draft() -> UNet2DModel:
+    """faces-ddpm at less than a quarter of its FLOPs: few channels where pixels are many."""
+    return UNet2DModel(
+        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(8, 16, 32, 56, 80), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=8, norm_num_groups=8,
+    )  # fmt: skip
+
+
 def build_ldm() -> UNet2DModel:
     return UNet2DModel(
         sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(64, 128, 192), layers_per_block=1,
@@ -148,11 +171,12 @@ def build_sd() -> UNet2DConditionModel:
     )  # fmt: skip
 
 
-SCHEDULES = {"faces-ddpm": schedule(2.0), "faces-ldm": schedule(1.0), "faces-sd": schedule(1.0)}
+SCHEDULES = {"faces-ddpm": schedule(2.0), "faces-ddpm-draft": schedule(2.0), "faces-ldm": schedule(1.0), "faces-sd": schedule(1.0)}
 RECIPES = {
     "faces-reader": Recipe("faces-reader", FacesReader, reader_loss, minutes=15, batch=64, rate=2e-3, half=False),
     "faces-vae": Recipe("faces-vae", build_vae, vae_loss, minutes=40, batch=8, rate=1.5e-3),
     "faces-ddpm": Recipe("faces-ddpm/unet", build_ddpm, pixel_loss, minutes=90, batch=16, rate=2e-3, matrix_rate=3e-3),
+    "faces-ddpm-draft": Recipe("faces-ddpm-draft/unet", build_draft, draft_loss, minutes=60, batch=16, rate=2e-3, matrix_rate=3e-3),
     "faces-clip": Recipe("faces-clip", text.build_clip, text.contrastive_loss, minutes=10, batch=64, rate=1e-3),
     "faces-ldm": Recipe("faces-ldm/unet", build_ldm, latent_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3),
     "faces-sd": Recipe("faces-sd/unet", build_sd, text_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3),

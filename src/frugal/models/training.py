@@ -160,7 +160,7 @@ class Run:
         plain.half().save_pretrained(self.target)
         if self.name in SCHEDULES:
             SCHEDULES[self.name].save_pretrained(self.target.parent / "scheduler")
-        if self.name == "faces-ddpm":
+        if self.name in ("faces-ddpm", "faces-ddpm-draft"):
             DDPMPipeline(unet=plain, scheduler=SCHEDULES[self.name]).save_config(self.target.parent)
         if self.name == "faces-clip":
             text.tokenizer().save_pretrained(self.target)

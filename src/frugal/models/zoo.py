@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = {  # name: {part shared with other models: its folder}
     "faces-ddpm": {},
+    "faces-ddpm-draft": {},
     "faces-ldm": {"vae": "faces-vae"},
     "faces-sd": {"vae": "faces-vae", "text_encoder": "faces-clip", "tokenizer": "faces-clip"},
 }
