@@ -42,8 +42,13 @@ def run(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="the network, such as faces-ldm")],
-    minutes: Annotated[float | None, typer.Option(help="wall-clock minutes; the recipe's own by default")] = None,
+    name: Annotated[str | None, typer.Argument(help="the network, such as faces-ldm")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="whatever is below its goals, resumed, until the time is up; run it again and again")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="wall-clock minutes; the recipe's own by default, 9 with --all")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint or committed weights")
     ] = False,
@@ -56,21 +61,33 @@ def train(
     ] = False,
     device: Device = "auto",
 ):
-    """Train an embedded network by its recipe: progress, checkpoints, loss curve and model card."""
-    from frugal.models import training
+    """Train an embedded network by its recipe, or all that need it: progress, checkpoints, loss curve and model card."""
+    from frugal.models import train_all, training
 
+    if everything == (name is not None):
+        raise ValueError(f"name: got {name!r}, allowed is a name, or --all")
+    if everything:
+        if resume or compiled or guidance is not None:
+            raise ValueError("--all: got --resume, --guidance or --compile as well, which it chooses by itself")
+        train_all.train_all(train_all.TURN if minutes is None else minutes, device)
+        return
     training.train(name, minutes=minutes, resume=resume, device=device, guidance=guidance, compiled=compiled)
 
 
 @app.command()
 def evaluate(
-    name: Annotated[str, typer.Argument(help="judge, or an embedded model such as faces-ldm")],
-    samples: Annotated[int | None, typer.Option(help="of a generator; 256 unless told")] = None,
+    name: Annotated[str | None, typer.Argument(help="judge, or an embedded model such as faces-ldm")] = None,
+    samples: Annotated[int | None, typer.Option(help="of a generator; 512 unless told, 2048 on a GPU")] = None,
+    marks: Annotated[
+        bool, typer.Option("--marks", help="all models: what each reaches of its goals; measures what has no marks yet")
+    ] = False,
 ):
     """Measure a network's marks and print them; the exit code is 1 where one is missed."""
     from frugal.measure import evaluate as evaluation
 
-    if not evaluation.evaluate(name, samples):
+    if marks == (name is not None):
+        raise ValueError(f"name: got {name!r}, allowed is a name, or --marks for all")
+    if not (evaluation.standing() if marks else evaluation.evaluate(name, samples)):
         raise typer.Exit(MISSED)
 
 

@@ -72,9 +72,16 @@ def markdown(card: dict) -> str:
     lines += [f"{about[0].upper()}{about[1:]}.", "", "| training | |", "| --- | --- |"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     if marks := card.get("marks"):
-        lines += ["", "| mark | value | bound | reached |", "| --- | ---: | ---: | --- |"]
-        for m in marks:
-            bound = "" if m["bound"] is None else f"{'at least' if m['at_least'] else 'at most'} {m['bound']:.4g}"
-            reached = "" if m["bound"] is None else "yes" if m["reached"] else "no"
-            lines.append(f"| {m['what']} | {m['value']:.4g} | {bound} | {reached} |")
+        lines += ["", "| mark | value | bound | reached | goal | finished |", "| --- | ---: | ---: | --- | ---: | --- |"]
+        lines += [f"| {mark['what']} | {mark['value']:.4g} | {limits(mark)} |" for mark in marks]
     return "\n".join(lines) + "\n"
+
+
+def limits(mark: dict) -> str:
+    """Bound and goal of a mark, each with whether it is kept, as cells of a table."""
+    cells = []
+    for limit, kept in (("bound", "reached"), ("goal", "finished")):
+        given = mark.get(limit) is not None
+        cells.append(f"{'at least' if mark['at_least'] else 'at most'} {mark[limit]:.4g}" if given else "")
+        cells.append(("yes" if mark[kept] else "no") if given else "")
+    return " | ".join(cells)

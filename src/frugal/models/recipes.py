@@ -31,6 +31,7 @@ class Recipe:
     matrix_rate: float = 0.0  # the same of Muon, which trains hidden kernels where it is above 0
     decay: float = 0.999  # of the moving average
     half: bool = True  # whether the network computes in bfloat16
+    guidance: float | None = None  # scale of the guided prediction that a training ends on, see `guidance`
 
 
 def shifted_cosine(shift: float, steps: int = 1000) -> list[float]:
@@ -175,10 +176,10 @@ SCHEDULES = {"faces-ddpm": schedule(2.0), "faces-ddpm-draft": schedule(2.0), "fa
 RECIPES = {
     "faces-reader": Recipe("faces-reader", FacesReader, reader_loss, minutes=15, batch=64, rate=2e-3, half=False),
     "faces-vae": Recipe("faces-vae", build_vae, vae_loss, minutes=40, batch=8, rate=1.5e-3),
-    "faces-ddpm": Recipe("faces-ddpm/unet", build_ddpm, pixel_loss, minutes=90, batch=16, rate=2e-3, matrix_rate=3e-3),
+    "faces-ddpm": Recipe("faces-ddpm/unet", build_ddpm, pixel_loss, minutes=90, batch=16, rate=2e-3, matrix_rate=3e-3, guidance=1.4),
     "faces-ddpm-draft": Recipe("faces-ddpm-draft/unet", build_draft, draft_loss, minutes=60, batch=16, rate=2e-3, matrix_rate=3e-3),
     "faces-clip": Recipe("faces-clip", text.build_clip, text.contrastive_loss, minutes=10, batch=64, rate=1e-3),
-    "faces-ldm": Recipe("faces-ldm/unet", build_ldm, latent_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3),
+    "faces-ldm": Recipe("faces-ldm/unet", build_ldm, latent_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3, guidance=1.3),
     "faces-sd": Recipe("faces-sd/unet", build_sd, text_loss, minutes=90, batch=32, rate=2e-3, matrix_rate=3e-3),
 }
 

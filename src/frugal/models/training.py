@@ -26,8 +26,9 @@ from .recipes import RECIPES, SCHEDULES, SIZE, Teacher, measure_latents
 WARMUP = 200  # steps
 REFINING = 0.5  # of the peak rate, for a cycle that goes on from trained weights
 DISTILLING = 0.25  # the same where it learns its own guided prediction, which is close
-GUIDED = ("faces-ddpm", "faces-ldm")  # those without text, which has a guidance of its own
+GUIDED = tuple(name for name, recipe in RECIPES.items() if recipe.guidance)  # text has a guidance of its own
 LATENT = ("faces-ldm", "faces-sd")  # trained in the latents of faces-vae
+LARGER_BATCH = 8  # times a recipe's, which is a CPU's: less would leave a GPU idle
 
 
 def batches(first: int, size: int, device: torch.device) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
@@ -37,8 +38,9 @@ def batches(first: int, size: int, device: torch.device) -> Iterator[tuple[int, 
         parameters = data.parameters([k % len(data) for k in range(first, first + size)])
         parameters = {name: value.to(device) for name, value in parameters.items()}
         with torch.no_grad():
+            part = 32 if device.type == "cpu" else size  # few at a time stay in a CPU's cache
             images = torch.cat(
-                [draw_batch({k: v[i : i + 32] for k, v in parameters.items()}, SIZE) for i in range(0, size, 32)]
+                [draw_batch({k: v[i : i + part] for k, v in parameters.items()}, SIZE) for i in range(0, size, part)]
             )
         first += size
         yield first, parameters, (2 * images - 1).contiguous(memory_format=memory_format(device))
@@ -193,6 +195,8 @@ def check_order(name: str, goes_on: bool) -> None:
 def accelerator(device: str) -> Accelerator:
     """The training device; raises ValueError for one this machine does not have."""
     place = zoo.find_device(device)
+    if place.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, for what is not in bfloat16
     os.environ["ACCELERATE_TORCH_DEVICE"] = str(place)  # which it would choose by itself
     return Accelerator(cpu=place.type == "cpu")
 
@@ -239,7 +243,8 @@ def train(
     if compiled:
         run.network.compile()
     losses, shown, saved, began, before = [], time.time(), time.time(), time.time(), run.elapsed
-    for images_seen, parameters, images in batches(run.card["images"], run.recipe.batch, run.device):
+    size = run.recipe.batch * (LARGER_BATCH if run.device.type == "cuda" else 1)
+    for images_seen, parameters, images in batches(run.card["images"], size, run.device):
         losses.append(run.step(parameters, images, run.elapsed / limit))
         run.card["images"], now = images_seen, time.time()
         run.card["seconds"] += (now - began) - (run.elapsed - before)
