@@ -146,7 +146,15 @@ def plain_networks() -> set[str]:
     return plain | {name for name, parts in zoo.EMBEDDED.items() if "text_encoder" not in parts}
 
 
-CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments}
+class Models(Chapter):
+    """The parameters of the appendix on the embedded models."""
+
+    images: int = Field(64, ge=8, le=256, description="a whole number from 8 to 256")
+    searched: int = Field(10_000, ge=1000, le=100_000, multiple_of=1000, description="a multiple of 1000 from 1000 to 100000")
+    seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")  # also of the first test face
+
+
+CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments, "appendix_models": Models}
 
 
 def validate(chapter: type[BaseModel] = Experiments, /, **given) -> BaseModel:

@@ -20,8 +20,9 @@ def test_marginals_and_diversity():
 
 def test_nearest_training_face_is_found():
     train = faces.Faces("train").images([3, 700])
-    assert generators.nearest_training(train, count=1000).max() < 2e-3
-    assert generators.nearest_training(faces.Faces("test").images([3]), count=1000).min() > 0.02
+    distance, which = generators.nearest_training(train, count=1000)
+    assert distance.max() < 2e-3 and which.tolist() == [3, 700]
+    assert generators.nearest_training(faces.Faces("test").images([3]), count=1000)[0].min() > 0.02
 
 
 def test_real_faces_keep_every_goal_and_blurred_or_copied_ones_do_not():

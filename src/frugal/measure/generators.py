@@ -42,14 +42,15 @@ def diversity(p: dict[str, Tensor]) -> float:
     return (apart.sum() / (n * (n - 1))).item()
 
 
-def nearest_training(images: Tensor, count: int = NEIGHBOURS) -> Tensor:
-    """Root mean squared distance of each image to its nearest among `count` training faces: float32 [n]."""
-    data, best = faces.Faces("train", SIZE), torch.full((len(images),), torch.inf)
-    flat = images.flatten(1)
+def nearest_training(images: Tensor, count: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
+    """Root mean squared distance of each image to its nearest among `count` training faces, and which it is: both [n]."""
+    data, flat = faces.Faces("train", SIZE), images.flatten(1)
+    best, which = torch.full((len(images),), torch.inf), torch.zeros(len(images), dtype=torch.long)
     for start in range(0, count, 1000):
-        others = data.images(range(start, start + 1000)).flatten(1)
-        best = torch.minimum(best, torch.cdist(flat, others).amin(1) / flat.shape[1] ** 0.5)
-    return best
+        distance, index = torch.cdist(flat, data.images(range(start, start + 1000)).flatten(1)).min(1)
+        nearer = distance < best
+        best, which = torch.where(nearer, distance, best), torch.where(nearer, start + index, which)
+    return best / flat.shape[1] ** 0.5, which
 
 
 def generator_marks(name: str, accepted: float, blur: float, samples: int | None = None) -> list[Mark]:
@@ -141,7 +142,7 @@ def memory_marks(images: Tensor, neighbours: int = NEIGHBOURS) -> list[Mark]:
     5 % quantile, of samples no more than that and two standard errors of both shares."""
     n = len(images)
     both = torch.cat([images, faces.Faces("test", SIZE).images(range(n))])
-    own, real = nearest_training(both, neighbours).split(n)
+    own, real = nearest_training(both, neighbours)[0].split(n)
     return [
         Mark(f"distance to the nearest of {neighbours:,} training faces, median", own.median().item()),
         Mark("the same of test faces", real.median().item()),

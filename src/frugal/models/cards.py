@@ -50,6 +50,11 @@ def seen(images: int) -> str:
     return f"{images:,}, " + ("all different" if images <= distinct else f"each of {distinct:,} faces again and again")
 
 
+def energy(card: dict) -> str:
+    """What the processor or graphics card itself counted, where it does."""
+    return f"{card['joules'] / 3.6e6:.3f} kWh" if "joules" in card else "not reported by the device"
+
+
 def markdown(card: dict) -> str:
     """The card as a page: facts of the training, then the marks."""
     facts = {
@@ -59,6 +64,7 @@ def markdown(card: dict) -> str:
         "images seen": seen(card["images"]),
         "training time": f"{card['seconds'] / 60:.0f} minutes",
         "device": card.get("device", "not trained yet"),
+        "energy": energy(card),
         "last loss": f"{card['loss'][-1][1]:.4f}" if card["loss"] else "none",
         "weights": "float16 safetensors, exponential moving average; licence CC BY 4.0",
     }
@@ -73,15 +79,15 @@ def markdown(card: dict) -> str:
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     if marks := card.get("marks"):
         lines += ["", "| mark | value | bound | reached | goal | finished |", "| --- | ---: | ---: | --- | ---: | --- |"]
-        lines += [f"| {mark['what']} | {mark['value']:.4g} | {limits(mark)} |" for mark in marks]
+        lines += [f"| {mark['what']} | {mark['value']:.4g} | {' | '.join(limits(mark))} |" for mark in marks]
     return "\n".join(lines) + "\n"
 
 
-def limits(mark: dict) -> str:
+def limits(mark: dict) -> list[str]:
     """Bound and goal of a mark, each with whether it is kept, as cells of a table."""
     cells = []
     for limit, kept in (("bound", "reached"), ("goal", "finished")):
         given = mark.get(limit) is not None
         cells.append(f"{'at least' if mark['at_least'] else 'at most'} {mark[limit]:.4g}" if given else "")
         cells.append(("yes" if mark[kept] else "no") if given else "")
-    return " | ".join(cells)
+    return cells

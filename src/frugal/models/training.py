@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import paths
-from ..machine import cpu_name
+from ..machine import cpu_name, joules
 from . import cards, text, zoo
 from .faces import Faces, draw_batch
 from .guidance import guided
@@ -243,6 +243,7 @@ def train(
     if compiled:
         run.network.compile()
     losses, shown, saved, began, before = [], time.time(), time.time(), time.time(), run.elapsed
+    used = joules(run.device.type)
     size = run.recipe.batch * (LARGER_BATCH if run.device.type == "cuda" else 1)
     for images_seen, parameters, images in batches(run.card["images"], size, run.device):
         losses.append(run.step(parameters, images, run.elapsed / limit))
@@ -262,6 +263,8 @@ def train(
         if now - saved > 240:
             run.save()
             saved = now
+    if used is not None:
+        run.card["joules"] = run.card.get("joules", 0.0) + joules(run.device.type) - used
     run.export()
     for file in run.checkpoint.glob("*"):
         file.unlink()

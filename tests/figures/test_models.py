@@ -1,0 +1,59 @@
+"""The appendix: curves, neighbours and tables say what is on the cards."""
+
+import numpy as np
+import pytest
+import torch
+
+from frugal.figures import models, style
+from frugal.models import cards
+
+
+@pytest.fixture
+def about():
+    return style.About("quick", "a processor, float32")
+
+
+@pytest.fixture
+def card():
+    marks = [
+        {"what": "shown alone", "value": 0.5, "bound": None, "at_least": True, "goal": None, "reached": True, "finished": True},
+        {"what": "sharp", "value": 31.5, "bound": 31.0, "at_least": True, "goal": 36.0, "reached": True, "finished": False},
+    ]
+    losses = {"loss": [[1000, 0.9], [2000, 0.4], [3000, 0.2]], "guided_loss": [[4000, 0.02], [5000, 0.01]]}
+    trained = {"parameters": 1234, "images": 5000, "seconds": 7200.0, "device": "a processor"}
+    return cards.blank("faces-ddpm") | losses | trained | {"marks": marks}
+
+
+def test_curves_end_where_the_cards_end(about, card):
+    plain = card | {"guided_loss": []}
+    drawn = models.loss_curves({"faces-ddpm": card, "faces-vae": plain}, about, columns=2)
+    with_guidance, without = drawn.figure.axes
+    assert [line.get_xdata()[-1] for line in with_guidance.lines] == [3.0, 5.0] and len(without.lines) == 1
+    assert np.allclose(without.lines[0].get_ydata(), [0.9, 0.4, 0.2])
+    assert with_guidance.get_ylabel() == models.VELOCITY != without.get_ylabel()
+    assert "faces-vae ends at 0.2" in drawn.alt
+
+
+def test_each_image_stands_over_its_neighbour_and_their_distance(about):
+    images = {"test faces": torch.rand(3, 3, 8, 8), "samples": torch.rand(3, 3, 8, 8)}
+    nearest, distances = {title: 1 - pictures for title, pictures in images.items()}, {title: [0.1, 0.2, 0.3] for title in images}
+    drawn = models.neighbours(images, nearest, distances, about)
+    grid = np.array(drawn.figure.axes).reshape(4, 3)
+    shown = torch.from_numpy(np.asarray(grid[3][1].images[0].get_array())).permute(2, 0, 1)
+    assert torch.allclose(shown, nearest["samples"][1], atol=1e-6) and grid[3][1].get_xlabel() == "0.200"
+    assert grid[2][0].get_ylabel() == "samples" and "samples 0.200" in drawn.alt
+
+
+def test_tables_give_what_the_cards_say(card):
+    told = models.provenance({"faces-ddpm": card})
+    assert "| `faces-ddpm` |" in told and "| 1,234 | 5,000 | 2.00 | a processor | not reported by the device |" in told
+    assert "| 1.500 kWh |" in models.provenance({"faces-ddpm": card | {"joules": 5.4e6}})
+    lines = models.marks(card).splitlines()
+    assert lines[2] == "| sharp | 31.5 | at least 31 | yes | at least 36 | no |" and lines[3].startswith("| shown alone | 0.5 |")
+
+
+def test_only_networks_with_a_card_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(models.cards.paths, "EMBEDDED", tmp_path)
+    assert models.trained() == {}
+    cards.write("faces-vae", cards.blank("faces-vae"))
+    assert list(models.trained()) == ["faces-vae"]
