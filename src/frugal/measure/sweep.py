@@ -55,7 +55,7 @@ def sweep(
 ) -> Outcome:
     """Measure what is missing of an experiment; a cell that would not end in time is not begun.
 
-    Raises ValueError for a sweep or weights that are unknown, minutes that are not positive and a device that is absent.
+    Raises ValueError for an unknown sweep, minutes not above 0, weights not in WEIGHTS and a device that is absent.
     """
     if name not in SWEEPS:
         raise ValueError(f"name: got {name!r}, allowed is {', '.join(SWEEPS)}")
@@ -108,12 +108,13 @@ class _Sweep:
             self.say(f"  not measured: {type(error).__name__}: {_line(error)}")
             return False
         self.pace.learn(cell, clock() - start)
+        self.pace.begun.add(cell.subject)
         self.outcome.measured.append(record)
         self.say(f"  {self.plan.told(record)}")
         return True
 
     def measure_quality(self, device: str) -> None:
-        """Model by model, the smallest amount of work first; those without weights are told of in one line at the end."""
+        """Model by model, Stable Diffusion first; those whose weights are not to be had are told of in one line."""
         refused = {}
         for name in reversed(self.plan.MODELS):
             if self.left < FETCHING:
@@ -131,12 +132,13 @@ class _Sweep:
 
     def summarise(self, name: str, device: str) -> None:
         found = self.outcome
-        found.seconds = sum(map(self.pace.forecast, found.missing))
+        for cell in found.missing:
+            found.seconds += self.pace.forecast(cell)
+            self.pace.begun.add(cell.subject)
         where = environment(self.plan.check_device(device))["device"]["name"]
-        self.say(
-            f"{name} on {where}: {len(found.measured)} measured now, {found.before} before, {len(found.missing)} missing"
-            + (f", about {found.seconds / 60:.0f} minutes more on this device" if found.missing else "")
-        )
+        done = f"{len(found.measured)} measured now, {found.before} before, {len(found.missing)} missing"
+        more = f", about {max(1, round(found.seconds / 60))} minutes more on this device" if found.missing else ""
+        self.say(f"{name} on {where}: {done}{more}")
         for line in _listed(found.missing):
             self.say(f"  missing {line}")
         if found.without:
@@ -152,9 +154,10 @@ class Pace:
     """Seconds that cells will take, from their FLOPs and the speed of those before them."""
 
     speeds: dict[tuple, float] = field(default_factory=dict)  # FLOP/s by what makes cells alike
-    begun: set[Subject] = field(default_factory=set)  # whose networks are loaded
+    begun: set[Subject] = field(default_factory=set)  # whose networks are loaded here
 
     def learn(self, cell: Cell, seconds: float) -> None:
+        """`seconds` is what a cell took; of its first in a process, loading the network with it."""
         if cell.steps and seconds > 0:
             self.speeds[_alike(cell)] = cell.flops / seconds
 
@@ -162,7 +165,7 @@ class Pace:
         """From an earlier cell of the same model and setting, else from the slowest speed found, else from a probe."""
         if not cell.steps:
             return cell.overhead
-        loading = 0.0 if cell.kind == "memory" else LOADING * cell.subject.parameters
+        loading = 0.0 if cell.kind == "memory" or cell.subject in self.begun else LOADING * cell.subject.parameters
         if own := self.speeds.get(_alike(cell)):
             return cell.flops / own + loading
         known = [speed for (kind, *_), speed in self.speeds.items() if kind == "time"]

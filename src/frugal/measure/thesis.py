@@ -1,7 +1,8 @@
 """The thesis's experiment at its own scale, as cells: three published architectures, ten ratios, four ways of computing.
 
-Times and memory need no weights and use random ones. A time is that of 50 denoising steps, scaled wherever it is shown to
-the thesis's 100 images of 200 steps; a few images run whole on the clock to check that. Quality needs the published weights.
+Times and memory need no weights and use random ones. A time is that of 50 denoising steps, scaled wherever it is shown
+to the thesis's 100 images of 200 steps; a few images run whole on the clock to check that. Quality needs the published
+weights.
 """
 
 from collections import deque
@@ -216,7 +217,7 @@ def where(record: records.Record) -> str:
 
 
 def scaling(found: Iterable[records.Record]) -> pd.DataFrame:
-    """How well scaling does: model, ratio, device, seconds of a whole image, `scaled` from steps, error = scaled / seconds - 1."""
+    """How well scaling does: model, ratio, device, seconds of a whole image, the same scaled, error = scaled / seconds - 1."""
     found = list(found)
     steps = steps_table(found)
     one = ["model", "ratio", "device"]
