@@ -9,6 +9,7 @@ from . import style
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}
 MARKERS = "xsD^vP*p"
+LEGEND = 0.5  # inches above the panels
 IMAGES = 100  # the thesis's unit of time is 100 images
 
 
@@ -62,15 +63,22 @@ def seconds(axes, reference: pd.DataFrame, steps: int) -> None:
         axes.set_axis_off()
         return
     for device, look, found in series(rows):
-        label = device.replace(", scaled", "\n(scaled") + ")" * (", scaled" in device)
         for model, more in zip(rows.model.unique(), ({}, HOLLOW), strict=False):
             means = found[found.model == model].groupby("ratio").seconds.mean()
-            axes.plot(means, label=f"shipped reference: {label}" if not more else None, **look, **more)
+            axes.plot(means, label=f"shipped reference: {device}" if not more else None, **look, **more)
     axes.set(title="shipped reference", ylabel=f"seconds for one image of {steps} steps")
     style.ratio_axis(axes, rows.ratio)
     axes.set_ylim(0, 1.12 * rows.groupby(["device", "model", "ratio"]).seconds.mean().max())
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.2), fontsize=7)
     hours(axes)
+
+
+def legend(figure, panels: list) -> None:
+    """Names every series once, above all panels, as a device takes more room than a panel has."""
+    named: dict = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=2, fontsize=8)
 
 
 def hours(axes) -> None:

@@ -38,8 +38,8 @@ def time_against_ratio(
     """Figure 5.1 (a), (b): seconds of an image against the ratio, and beside them the change that merging makes."""
     models, changes, times = list(times.model.unique()), effects(times), times[times.kind != "again"]
     palette, elsewhere = style.colours(models), shipped.of_models(reference, models)
-    columns, height = (3, 4.4) if len(elsewhere) else (2, 3.4)
-    size = (4.6 * columns, height * len(models) + 0.4)
+    columns, above = (3, shipped.LEGEND) if len(elsewhere) else (2, 0)
+    size = (4.6 * columns, 3.4 * len(models) + 0.4 + above)
     with style.canvas(len(models), columns, size=size, squeeze=False) as (figure, grid):
         for letter, model, (absolute, relative, *third) in zip("abcdef", models, grid, strict=False):
             rows = times[times.model == model]
@@ -52,6 +52,8 @@ def time_against_ratio(
             style.ratio_axis(relative, rows.ratio)
             handles = _legend(relative, rows, palette[model])
             relative.legend(handles=handles, loc="best", frameon=True, facecolor="white", framealpha=0.9, edgecolor="white")
+        if len(elsewhere):
+            shipped.legend(figure, grid[:, 2])
     told = " ".join(f"{model}: {words.effect(rows)}" for model, rows in changes.groupby("model", sort=False))
     told = told or "Ratio 0 alone was asked for, which changes nothing."
     rounds = times[times.kind == "measured"].groupby(["model", "ratio"])["round"].nunique()
@@ -133,7 +135,7 @@ def models_compared(
     middle = times.groupby(["model", "ratio"]).seconds.median()
     without, including = (timing.time_share(times, pixel, latent, added) for added in (0.0, decoding))
     elsewhere = shipped.of_models(reference, [pixel, latent], together=True)
-    widths, height = ([1.1, 1, 1.1], 4.9) if len(elsewhere) else ([1.1, 1], 3.9)
+    widths, height = ([1.1, 1, 1.1], 3.9 + shipped.LEGEND) if len(elsewhere) else ([1.1, 1], 3.9)
     with style.canvas(1, len(widths), size=(4.6 * len(widths), height), width_ratios=widths) as (figure, panels):
         absolute, share, *third = panels
         for model, marker in zip((pixel, latent), style.MARKERS, strict=False):
@@ -154,6 +156,8 @@ def models_compared(
         share.set(title="latent model / pixel model", ylabel="share of the pixel model's time")
         highest = max([0.6, 1.15 * including.max(), *_reference_shares(share, third, elsewhere, (pixel, latent), steps)])
         share.set_ylim(0, highest)
+        if third:
+            shipped.legend(figure, third)
         share.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         share.legend(loc="lower right", ncols=2)
         for axes in (absolute, share):

@@ -132,6 +132,9 @@ class _Sweep:
 
     def summarise(self, name: str, device: str) -> None:
         found = self.outcome
+        if found.missing and not found.measured:
+            least = min(map(self.pace.forecast, found.missing))
+            self.say(f"nothing was measured: the smallest missing cell takes about {least / 60:.1f} minutes")
         for cell in found.missing:
             found.seconds += self.pace.forecast(cell)
             self.pace.begun.add(cell.subject)
