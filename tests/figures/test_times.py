@@ -96,7 +96,7 @@ def test_figures_without_a_shipped_series_stay_as_they_are(times, decode, about,
 def test_figure_6_1_draws_shipped_pairs_beside_the_reader_s(times, decode, about, swept_reference):
     drawn = timing.models_compared(times, decode, about, reference=swept_reference)
     share, third = drawn.figure.axes[1], drawn.figure.axes[2]
-    lines = [line for line in share.get_lines() if line.get_marker() in "xs" and line.get_linestyle() == "--"]
+    lines = [line for line in share.get_lines() if line.get_marker() in "sD" and line.get_linestyle() == "--"]
     assert len(lines) == 2 and all(np.allclose(line.get_ydata(), 2 / 3) for line in lines)
     assert len(third.get_lines()) == 4 and all("a GPU" in label for label in legend(drawn.figure))
     assert "hollow: ldm-celebahq-256" in drawn.caption

@@ -8,7 +8,7 @@ from ..measure import records, thesis, timing
 from . import style
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}
-MARKERS = "xsD^vP*p"
+MARKERS = "sD^vP*pX"  # each can be hollow
 LEGEND = 0.5  # inches above the panels
 IMAGES = 100  # the thesis's unit of time is 100 images
 
