@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..methods import merging, samplers
 from ..models import zoo
 from . import cost, decay, draws, records, timing
+from .footprint import STARTING
 from .memory import peak_memory
 from .plan import RATIOS, SCALES, THESIS_STEPS, Cell, Subject, step_input
 from .timing import MERGING, interleaved_steps, label, merges, with_twin
@@ -103,7 +104,7 @@ def memory_cell(subject: Subject, ratio: float, backend: str) -> Cell:
     """The peak of one step above the loaded network; apart from the times, which counting could disturb."""
     asked = _asked(subject, backend, ratio=ratio)
     source = (*MERGING, peak_memory, _memory, _prepared, _step)
-    loading = 0.0 if subject.place.startswith("cuda") else LOADING * subject.parameters
+    loading = 0.0 if subject.place.startswith("cuda") else STARTING + LOADING * subject.parameters
     function = partial(_memory, subject, ratio, backend, asked["rows"])
     return Cell("memory", "thesis-memory", subject, asked, function, source, asked["rows"], overhead=loading)
 
