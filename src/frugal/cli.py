@@ -92,6 +92,22 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(help="thesis: its three models, ten ratios and 200 steps, in four precisions")],
+    minutes: Annotated[float, typer.Option(help="wall-clock minutes; what is left is measured next time")] = 9.0,
+    weights: Annotated[
+        str, typer.Option(help="random: times and memory; hub: quality as well, with the published weights")
+    ] = "random",
+    device: Device = "auto",
+):
+    """Measure what is missing of an experiment until the time is up; the exit code is 1 where nothing could be measured."""
+    from frugal.measure import sweep as sweeps
+
+    if not sweeps.sweep(name, minutes, weights=weights, device=device).useful:
+        raise typer.Exit(MISSED)
+
+
+@app.command()
 def bench(name: Annotated[str, typer.Argument(help="faces (images drawn a second) or noop (tomesd on a UNet2DModel)")]):
     """Run a named benchmark; the exit code is 1 where its target is missed."""
     from frugal.measure import bench as benchmarks

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,10 +36,75 @@ def test_figure_5_1_shades_the_smallest_detectable_effect_and_says_so(times, abo
 
 def test_figure_5_1_keeps_shipped_measurements_apart(times, about):
     drawn = timing.time_against_ratio(times, about, reference=times.assign(device="another machine"))
-    labels = [
-        text.get_text() for axes in drawn.figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()
-    ]
-    assert "shipped reference: another machine" in labels
+    assert legend(drawn.figure) == ["shipped reference: another machine"]
+
+
+def swept(model, base, ratio, dtype="float16", backend="fused"):
+    """A made-up record of `frugal sweep thesis`: ratio 0.5 halves the time."""
+    values = {"ratio 0": base, "ratio 0 again": base, f"ratio {ratio:g}": base * (1 - ratio)}
+    steps = 1 + 0.001 * np.arange(50)
+    return SimpleNamespace(
+        name="thesis-steps", model={"name": model, "weights": "random"}, device={"name": "a GPU", "dtype": dtype},
+        asked={"ratios": sorted({0.0, ratio}), "steps": 50, "backend": backend},
+        values={name: value * steps for name, value in values.items()},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def swept_reference(monkeypatch):
+    pair = (("ddpm-celebahq-256", 0.03), ("ldm-celebahq-256", 0.02))
+    made = [swept(*model, ratio, backend=way) for model in pair for ratio in (0.0, 0.5) for way in ("fused", "math")]
+    monkeypatch.setattr("frugal.measure.records.load_shipped", lambda: made)
+    return timing.reference()
+
+
+def test_swept_steps_become_a_series_that_says_it_is_scaled(swept_reference):
+    devices = {f"a GPU, float16, {backend} attention, scaled from 50 steps" for backend in ("fused", "math")}
+    assert set(swept_reference.device) == devices and swept_reference.scaled.all() and "timed" not in swept_reference
+    measured = swept_reference[(swept_reference.kind == "measured") & swept_reference.model.str.startswith("ddpm")]
+    by_ratio = measured.groupby("ratio").seconds.median()
+    assert by_ratio[0.0] == pytest.approx(6, rel=0.03) and by_ratio[0.5] == pytest.approx(3, rel=0.03)
+    first = swept_reference[swept_reference.device == min(devices)]
+    assert np.allclose(timing.effects(first).change, -0.5)
+
+
+def legend(figure):
+    return [text.get_text() for box in figure.legends for text in box.get_texts()]
+
+
+def test_figure_5_1_gives_shipped_seconds_axes_of_their_own(times, about, swept_reference):
+    drawn = timing.time_against_ratio(times, about, reference=swept_reference)
+    third = [axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "shipped reference"]
+    assert len(third) == 2 and third[0].get_ylim()[1] < 10 < times.seconds.min()
+    assert [label.count("scaled from 50 steps") for label in legend(drawn.figure)] == [1, 1]
+    assert "a GPU, float16, fused attention, scaled from 50 steps" in drawn.caption
+    changes = [axes for axes in drawn.figure.axes if "merging" in axes.get_title(loc="left")]
+    dashed = [line for line in changes[0].get_lines() if line.get_linestyle() == "--"]
+    assert len(dashed) == 2 and all(np.allclose(line.get_ydata(), -0.5) for line in dashed)
+
+
+def test_figures_without_a_shipped_series_stay_as_they_are(times, decode, about, swept_reference):
+    others = swept_reference.assign(model="another model")
+    for reference in (None, swept_reference[:0], others):
+        five = timing.time_against_ratio(times, about, reference=reference)
+        six = timing.models_compared(times, decode, about, reference=reference)
+        for drawn, width in ((five, 9.2), (six, 9.2)):
+            assert drawn.figure.get_figwidth() == pytest.approx(width) and "shipped" not in drawn.caption
+            assert not [axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "shipped reference"]
+
+
+def test_figure_6_1_draws_shipped_pairs_beside_the_reader_s(times, decode, about, swept_reference):
+    drawn = timing.models_compared(times, decode, about, reference=swept_reference)
+    share, third = drawn.figure.axes[1], drawn.figure.axes[2]
+    lines = [line for line in share.get_lines() if line.get_marker() in "sD" and line.get_linestyle() == "--"]
+    assert len(lines) == 2 and all(np.allclose(line.get_ydata(), 2 / 3) for line in lines)
+    assert len(third.get_lines()) == 4 and all("a GPU" in label for label in legend(drawn.figure))
+    assert "hollow: ldm-celebahq-256" in drawn.caption
+
+
+def test_figure_6_1_needs_both_models_of_a_series(times, decode, about, swept_reference):
+    alone = swept_reference[swept_reference.model == "ddpm-celebahq-256"]
+    assert "shipped" not in timing.models_compared(times, decode, about, reference=alone).caption
 
 
 def test_figure_5_1_of_one_ratio(times, about):
@@ -52,8 +119,6 @@ def test_too_few_rounds_leave_the_band_out(times, about):
 
 
 def test_shipped_rounds_become_a_series_with_their_device(monkeypatch, times):
-    from types import SimpleNamespace
-
     values = {"ratio 0": np.array([2.0]), "ratio 0.5": np.array([1.0])}
     shipped = SimpleNamespace(
         name="network", model={"name": "ldm", "weights": "random"}, device={"name": "GPU"},

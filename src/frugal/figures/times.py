@@ -5,13 +5,16 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..measure import records, timing
-from . import style, words
+from ..measure import timing
+from . import shipped, style, words
+from .shipped import HOLLOW, reference
 from .style import About, Drawn
 
-HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}
+__all__ = [
+    "attention_bound", "effects", "iteration_times", "models_compared", "peak_memory", "reference", "time_against_ratio",
+]  # fmt: skip
+
 BAND = "#dcdcdc"
-IMAGES = 100  # the thesis's unit of time is 100 images
 
 
 def effects(times: pd.DataFrame) -> pd.DataFrame:
@@ -21,19 +24,6 @@ def effects(times: pd.DataFrame) -> pd.DataFrame:
     return found.sort_values(
         "model", key=lambda model: model.map(list(times.model.unique()).index), kind="stable", ignore_index=True
     )
-
-
-def reference() -> pd.DataFrame:
-    """The shipped rounds of whole networks, from other machines: the columns of `timing.image_seconds`, and device."""
-    rows = []
-    for record in records.load_shipped():
-        if record.name == "network" and record.asked["divisor"] == 1:
-            whole = {"model": record.model["name"], "weights": record.model["weights"], "device": record.device["name"]}
-            whole |= {"round": record.asked["round"], "kind": "measured"}
-            for ratio in record.asked["ratios"]:
-                rows.append(whole | {"ratio": ratio, "seconds": float(record.values[timing.label(ratio)][0])})
-    columns = ["model", "weights", "ratio", "round", "seconds", "kind", "device"]
-    return timing.image_seconds(pd.DataFrame(rows, columns=columns))
 
 
 def time_against_ratio(
@@ -47,19 +37,23 @@ def time_against_ratio(
 ) -> Drawn:  # fmt: skip
     """Figure 5.1 (a), (b): seconds of an image against the ratio, and beside them the change that merging makes."""
     models, changes, times = list(times.model.unique()), effects(times), times[times.kind != "again"]
-    palette = style.colours(models)
-    with style.canvas(len(models), 2, size=(9.2, 3.4 * len(models) + 0.4), squeeze=False) as (figure, grid):
-        for letter, model, (absolute, relative) in zip("abcdef", models, grid, strict=False):
+    palette, elsewhere = style.colours(models), shipped.of_models(reference, models)
+    columns, above = (3, shipped.LEGEND) if len(elsewhere) else (2, 0)
+    size = (4.6 * columns, 3.4 * len(models) + 0.4 + above)
+    with style.canvas(len(models), columns, size=size, squeeze=False) as (figure, grid):
+        for letter, model, (absolute, relative, *third) in zip("abcdef", models, grid, strict=False):
             rows = times[times.model == model]
             _absolute(absolute, rows, palette[model])
             absolute.set(title=f"({letter}) {model}", ylabel=f"seconds for one image of {steps} steps")
             _relative(relative, changes[changes.model == model], palette[model])
-            _reference(relative, reference, model)
+            _reference(relative, third, elsewhere[elsewhere.model == model], steps)
             reach = 1.15 * max(*map(abs, relative.dataLim.intervaly), 0.01)
             relative.set(title="the change that merging makes", ylim=(-reach, reach), ylabel="time against ratio 0")
             style.ratio_axis(relative, rows.ratio)
             handles = _legend(relative, rows, palette[model])
             relative.legend(handles=handles, loc="best", frameon=True, facecolor="white", framealpha=0.9, edgecolor="white")
+        if len(elsewhere):
+            shipped.legend(figure, grid[:, 2])
     told = " ".join(f"{model}: {words.effect(rows)}" for model, rows in changes.groupby("model", sort=False))
     told = told or "Ratio 0 alone was asked for, which changes nothing."
     rounds = times[times.kind == "measured"].groupby(["model", "ratio"])["round"].nunique()
@@ -74,6 +68,7 @@ def time_against_ratio(
         "their 95% bootstrap intervals. Grey: smaller than the smallest change that the same rounds could tell from "
         "none, found by running ratio 0 twice in each, so not distinguishable from zero."
     )
+    caption += shipped.words(elsewhere)
     return style.finish(figure, name, f"{title}. {told}", caption, about)
 
 
@@ -87,8 +82,7 @@ def _absolute(axes, times: pd.DataFrame, colour) -> None:
         axes.plot(by_ratio.mean(), "o", color=colour, zorder=3 if kind == "measured" else 2.5, **look)
     style.ratio_axis(axes, times.ratio)
     axes.set_ylim(0, 1.12 * times.seconds.max())
-    hours = axes.secondary_yaxis("right", functions=(lambda s: s * IMAGES / 3600, lambda h: h * 3600 / IMAGES))
-    hours.set_ylabel(f"hours for {IMAGES} images (scaled)")
+    shipped.hours(axes)
 
 
 def _relative(axes, found: pd.DataFrame, colour) -> None:
@@ -103,16 +97,13 @@ def _relative(axes, found: pd.DataFrame, colour) -> None:
     style.percent_axis(axes.yaxis)
 
 
-def _reference(axes, reference: pd.DataFrame | None, model: str) -> None:
-    """Shipped measurements as series of their own: crosses, dashed, the device in the legend."""
-    rows = (
-        reference[reference.model == model]
-        if reference is not None and len(reference)
-        else pd.DataFrame({"device": []})
-    )
-    for colour, (device, series) in zip(style.PALETTE[2:], rows.groupby("device"), strict=False):
-        found = effects(series)
-        axes.plot(found.ratio, found.change, "x--", color=colour, linewidth=1, label=f"shipped reference: {device}")
+def _reference(relative, third: list, reference: pd.DataFrame, steps: int) -> None:
+    """Shipped measurements as series of their own: the change beside the reader's, the seconds on axes of their own."""
+    for axes in third:
+        shipped.seconds(axes, reference, steps)
+    for _, look, rows in shipped.series(reference):
+        found = effects(rows)
+        relative.plot(found.ratio, found.change, **look)
 
 
 def _legend(axes, times: pd.DataFrame, colour) -> list:
@@ -120,7 +111,7 @@ def _legend(axes, times: pd.DataFrame, colour) -> list:
     handles = [Line2D([], [], label="measured", **dot)] if (times.kind == "measured").any() else []
     handles += [Line2D([], [], label="composed", **dot, **HOLLOW)] if (times.kind == "composed").any() else []
     handles += [Patch(color=BAND, label="not distinguishable from zero")] if axes.patches else []
-    return [*handles, *(line for line in axes.get_lines() if str(line.get_label()).startswith("shipped"))]
+    return handles
 
 
 def models_compared(
@@ -131,15 +122,22 @@ def models_compared(
     title: str = "Figure 6.1",
     name: str = "05_figure_6.1",
     steps: int = 200,
+    reference: pd.DataFrame | None = None,  # shipped measurements of other machines, as in figure 5.1
 ) -> Drawn:  # fmt: skip
-    """Figure 6.1: a pixel and a latent model on the same axes at every ratio, and the latent one's share of the time."""
+    """Figure 6.1: a pixel and a latent model on the same axes at every ratio, and the latent one's share of the time.
+
+    Reference series that have both models are drawn beside: their seconds on axes of their own, their share with the other.
+    """
     pixel, latent = times.model.unique()
     palette = style.colours([pixel, latent])
     decoding = float(decode[decode.model == latent].seconds.median())
     times = timing.preferred(times)
     middle = times.groupby(["model", "ratio"]).seconds.median()
     without, including = (timing.time_share(times, pixel, latent, added) for added in (0.0, decoding))
-    with style.canvas(1, 2, size=(9.2, 3.9), width_ratios=[1.1, 1]) as (figure, (absolute, share)):
+    elsewhere = shipped.of_models(reference, [pixel, latent], together=True)
+    widths, height = ([1.1, 1, 1.1], 3.9 + shipped.LEGEND) if len(elsewhere) else ([1.1, 1], 3.9)
+    with style.canvas(1, len(widths), size=(4.6 * len(widths), height), width_ratios=widths) as (figure, panels):
+        absolute, share, *third = panels
         for model, marker in zip((pixel, latent), style.MARKERS, strict=False):
             for kind, rows in times[times.model == model].groupby("kind"):
                 look = {} if kind == "measured" else HOLLOW
@@ -156,7 +154,10 @@ def models_compared(
         share.plot(including, ":", color=palette[latent], label="with decoding")
         _claims(share)
         share.set(title="latent model / pixel model", ylabel="share of the pixel model's time")
-        share.set_ylim(0, max(0.6, 1.15 * including.max()))
+        highest = max([0.6, 1.15 * including.max(), *_reference_shares(share, third, elsewhere, (pixel, latent), steps)])
+        share.set_ylim(0, highest)
+        if third:
+            shipped.legend(figure, third)
         share.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         share.legend(loc="lower right", ncols=2)
         for axes in (absolute, share):
@@ -170,7 +171,21 @@ def models_compared(
         f"Right: medians of {latent} over {pixel}, with the thesis's two statements as lines. "
         f"Decoding an image adds {decoding:.2g} s to the latent model and nothing to the pixel model."
     )
+    caption += shipped.words(elsewhere, hollow=latent)
     return style.finish(figure, name, alt, caption, about)
+
+
+def _reference_shares(share, third: list, reference: pd.DataFrame, pair: tuple[str, str], steps: int) -> list[float]:
+    """Draws the reference series of both models; how high their shares of time want the axis to reach."""
+    reference = reference.sort_values("model", key=lambda model: model != pair[0], kind="stable")
+    for axes in third:
+        shipped.seconds(axes, reference, steps)
+    reach = []
+    for _, look, rows in shipped.series(reference):
+        shares = timing.time_share(rows, *pair)
+        share.plot(shares, **look)
+        reach.append(1.15 * shares.max())
+    return reach
 
 
 def _claims(axes) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -53,8 +53,8 @@ SCALES = {
 
 
 @lru_cache(maxsize=5)
-def _load(name: str, weights: str, device: str) -> zoo.Model:
-    return zoo.load(name, weights=weights, device=device)
+def _load(name: str, weights: str, device: str, precision: str) -> zoo.Model:
+    return zoo.load(name, weights=weights, device=device, dtype=getattr(torch, precision))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,7 @@ class Subject:
     weights: str = "auto"
     device: str = "auto"
     given: zoo.Model | None = None
+    precision: str = "float32"  # a torch dtype's name; a model handed in keeps its own
 
     @classmethod
     def of(cls, item: "str | tuple[str, str] | zoo.Model | Subject", device: str = "auto") -> "Subject":
@@ -83,7 +84,7 @@ class Subject:
 
     @property
     def model(self) -> zoo.Model:
-        return self.given or _load(self.name, self.weights, self.place)
+        return self.given or _load(self.name, self.weights, self.place, self.precision)
 
     @property
     def place(self) -> str:
@@ -105,7 +106,7 @@ class Subject:
     @property
     def dtype(self) -> str:
         """What the network computes in."""
-        return str(self.given.dtype if self.given else torch.float32).removeprefix("torch.")
+        return str(self.given.dtype).removeprefix("torch.") if self.given else self.precision
 
     @property
     def title(self) -> dict[str, str]:
@@ -124,8 +125,7 @@ class Subject:
     @cached_property
     def flops(self) -> int:
         """FLOPs of one step of one image at the network's own size."""
-        arguments, options = step_input(self.blueprint, device="meta")
-        return cost.flops(self.blueprint, *arguments, **options)
+        return _published_flops(self.name) if published(self.name) and self.given is None else _flops(self.blueprint)
 
     @cached_property
     def attention(self) -> float:
@@ -178,6 +178,17 @@ class Subject:
         zoo.Model(self.name, self.weights, None, None).require_trained(what)
 
 
+def _flops(blueprint: nn.Module) -> int:
+    arguments, options = step_input(blueprint, device="meta")
+    return cost.flops(blueprint, *arguments, **options)
+
+
+@cache
+def _published_flops(name: str) -> int:
+    """Counted once, for all devices and precisions."""
+    return _flops(zoo.architecture(name)["unet"])
+
+
 def processors(unet: nn.Module) -> list[str]:
     """The kinds of attention processors in a network: whether attention is fused is theirs to say."""
     return sorted({type(layer.processor).__name__ for _, layer in cost.attention_layers(unet)})
@@ -224,9 +235,17 @@ class Cell:
         """The stored record, else measured now."""
         return records.measure(self.kind, self.name, self.asked, self.function, **self._about(scale))
 
+    def found(self, scale: str) -> records.Record | None:
+        """The stored record, None where measuring would take time."""
+        return records.find(self.kind, self.name, self.asked, **self._about(scale))
+
     def missing(self, scale: str) -> bool:
         """Whether measuring would take time."""
-        return records.find(self.kind, self.name, self.asked, **self._about(scale)) is None
+        return self.found(scale) is None
+
+    def shipped(self, scale: str, among: list[records.Record]) -> records.Record | None:
+        """What a device of the same name found elsewhere, among shipped records (see `records.find_shipped`)."""
+        return records.find_shipped(among, self.kind, self.name, self.asked, **self._about(scale))
 
 
 @dataclass(frozen=True)

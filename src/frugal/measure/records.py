@@ -98,6 +98,22 @@ def find(kind: str, name: str, asked: Mapping, *, store: Path | None = None, **a
     return _read(file, reused=True) if file.exists() else None
 
 
+def find_shipped(among: list[Record], kind: str, name: str, asked: Mapping, **about) -> Record | None:
+    """The shipped record of a question, its time or memory from a device of the same name: what need not be shipped again.
+
+    Versions, threads and the rest of the machine may differ, so it is no answer to `measure`.
+    """
+    question = _question(kind, name, asked, **about)
+    fixed = [key for key in question if key not in ("key", "device")]
+    parts = ("name", "dtype") if kind in OF_THIS_MACHINE else ("dtype",)
+
+    def fits(record: Record) -> bool:
+        same = all(getattr(record, key) == question[key] for key in fixed)
+        return same and all(record.device[part] == question["device"][part] for part in parts)
+
+    return next(filter(fits, among), None)
+
+
 def load_all(folder: Path | None = None, series: str = "here") -> list[Record]:
     """Every readable record in a folder (None: this machine's store), oldest first; warns of the others by name."""
     folder = Path(folder) if folder else paths.results()

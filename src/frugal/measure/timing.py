@@ -32,8 +32,8 @@ def network_cells(subject: Subject, ratios: Iterable[float], rounds: int, method
     @cache
     def prepare():
         arguments, options = step_input(subject.model.unet, divisor, subject.model.device)
-        contexts = _contexts(subject, ratios, method)
-        return torch.inference_mode()(partial(subject.model.unet, *arguments, **options)), _with_twin(contexts)
+        contexts = merges(subject, ratios, method)
+        return torch.inference_mode()(partial(subject.model.unet, *arguments, **options)), with_twin(contexts)
 
     run = _Rounds(prepare, subject)
     asked = {"ratios": ratios, "method": method, "batch": 1, "timestep": TIMESTEP, "divisor": divisor}
@@ -54,7 +54,7 @@ def layer_cells(subject: Subject, ratios: Iterable[float], rounds: int, method: 
         if not subject.plain:
             raise ValueError(f"models: got {subject.name}, whose layers sit in transformer blocks; it is timed whole")
         arguments, options = step_input(unet, divisor, subject.model.device)
-        alone, contexts = cost.layer_calls(unet, *arguments, **options), _contexts(subject, ratios, method)
+        alone, contexts = cost.layer_calls(unet, *arguments, **options), merges(subject, ratios, method)
         named = {f"{layer} {label(ratio)}": (layer, ratio) for ratio in ratios for layer in alone}
         calls = {name: alone[layer] for name, (layer, _) in named.items()}
         return calls, {name: contexts[label(ratio)] for name, (_, ratio) in named.items()}
@@ -107,7 +107,7 @@ def label(ratio: float) -> str:
     return f"ratio {ratio:g}"
 
 
-def _contexts(subject: Subject, ratios: tuple[float, ...], method: str) -> dict:
+def merges(subject: Subject, ratios: tuple[float, ...], method: str) -> dict:
     """A context a ratio that merges the network's tokens; what is not allowed is refused before anything is timed."""
     contexts = {label(r): partial(merging.merge_tokens, subject.model.unet, r, method=method) for r in ratios}
     for merge in contexts.values():
@@ -115,7 +115,7 @@ def _contexts(subject: Subject, ratios: tuple[float, ...], method: str) -> dict:
     return contexts
 
 
-def _with_twin(contexts: dict) -> dict:
+def with_twin(contexts: dict) -> dict:
     return contexts | ({AGAIN: contexts[label(0)]} if label(0) in contexts else {})
 
 
@@ -210,26 +210,33 @@ def iteration_cells(subject: Subject, ratios, images: int, steps: int, method: s
         asked = {"ratios": ratios, "method": method, "steps": steps, "seed": image, "sampler": "ddim", "batch": 1}
         function = partial(_iterations, subject, ratios, method, steps, image)
         work = (len(ratios) + (0 in ratios)) * (steps + 1)
-        yield Cell("time", "iterations", subject, asked, function, (*MERGING, samplers, _iterations), work)
+        source = (*MERGING, samplers, _iterations, interleaved_steps)
+        yield Cell("time", "iterations", subject, asked, function, source, work)
 
 
 def _iterations(subject: Subject, ratios: tuple[float, ...], method: str, steps: int, seed: int) -> dict:
-    contexts = _with_twin(_contexts(subject, ratios, method))
+    contexts = with_twin(merges(subject, ratios, method))
     for merge in contexts.values():  # a step of its own warms up
         with merge():
             next(samplers.denoise(subject.model, [seed], steps))
     states = {name: samplers.denoise(subject.model, [seed], steps) for name in contexts}
+    seconds = interleaved_steps(states, contexts, steps, subject.model.device)
+    return {name: {"unit": "s", "values": values} for name, values in seconds.items()}
+
+
+def interleaved_steps(states: dict[str, Iterator], contexts: dict, steps: int, device) -> dict[str, list[float]]:
+    """Seconds of the next `steps` steps of several sampling runs, each in its context, which take turns within a step."""
     seconds: dict[str, list[float]] = {name: [] for name in contexts}
     for step in range(steps):
         names = list(contexts)
         for name in names[step % len(names) :] + names[: step % len(names)]:
             with contexts[name]():
-                cost.synchronise(subject.model.device)
+                cost.synchronise(device)
                 start = time.perf_counter()
                 next(states[name])
-                cost.synchronise(subject.model.device)
+                cost.synchronise(device)
                 seconds[name].append(time.perf_counter() - start)
-    return {name: {"unit": "s", "values": values} for name, values in seconds.items()}
+    return seconds
 
 
 def iterations(

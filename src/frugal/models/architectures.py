@@ -54,4 +54,7 @@ def randomise(network: nn.Module, seed: int = SEED) -> nn.Module:
                 parameter.uniform_(-bound, bound, generator=generator)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        for name, buffer in network.named_buffers():
+            if name.endswith("position_ids"):  # of a text encoder: no weights, so they have to be right
+                buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
     return network.eval()

@@ -1,0 +1,95 @@
+"""Shipped measurements beside the reader's own: a reference series from other machines, drawn apart and named."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from ..measure import records, thesis, timing
+from . import style
+
+HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}
+MARKERS = "sD^vP*pX"  # each can be hollow
+LEGEND = 0.5  # inches above the panels
+IMAGES = 100  # the thesis's unit of time is 100 images
+
+
+def reference() -> pd.DataFrame:
+    """Shipped times of whole networks, from other machines: the columns of `timing.image_seconds`, and device.
+
+    Single steps in rounds, and the steps of `frugal sweep thesis`, whose `device` also tells dtype, attention and from how
+    many steps they are scaled.
+    """
+    found = records.load_shipped()
+    swept = thesis.steps_table(found)
+    scaled = [f"{row.device}, scaled from {row.timed} steps" for row in swept.itertuples()]
+    parts = [_rounds(found), swept.assign(device=scaled).drop(columns="timed")]
+    filled = [part for part in parts if len(part)] or parts[:1]
+    return timing.image_seconds(pd.concat(filled, ignore_index=True))
+
+
+def _rounds(found: list[records.Record]) -> pd.DataFrame:
+    rows = []
+    for record in found:
+        if record.name == "network" and record.asked["divisor"] == 1:
+            whole = {"model": record.model["name"], "weights": record.model["weights"], "device": record.device["name"]}
+            whole |= {"round": record.asked["round"], "kind": "measured"}
+            for ratio in record.asked["ratios"]:
+                rows.append(whole | {"ratio": ratio, "seconds": float(record.values[timing.label(ratio)][0])})
+    return pd.DataFrame(rows, columns=["model", "weights", "ratio", "round", "seconds", "kind", "device"])
+
+
+def of_models(reference: pd.DataFrame | None, models: list[str], together: bool = False) -> pd.DataFrame:
+    """The reference series of some models, perhaps none; `together`: where a device has all of them at the same ratio."""
+    if reference is None or not len(reference):
+        return pd.DataFrame({"model": [], "device": [], "kind": []})
+    rows = reference[reference.model.isin(models)]
+    if not together or not len(rows):
+        return rows
+    return rows[rows.groupby(["device", "ratio"]).model.transform("nunique") == len(models)]
+
+
+def series(reference: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
+    """Device, look and rows of every reference series: the colours beyond the models' own."""
+    colours = style.PALETTE[2:]
+    for k, (device, rows) in enumerate(reference.groupby("device")):
+        look = {"color": colours[k % len(colours)], "marker": MARKERS[k % len(MARKERS)], "markersize": 5}
+        yield device, look | {"linestyle": "--", "linewidth": 1}, rows
+
+
+def seconds(axes, reference: pd.DataFrame, steps: int) -> None:
+    """Mean seconds of an image of each series on axes of its own; of two models the second is hollow."""
+    rows = reference[reference.kind != "again"]
+    if not len(rows):  # of this model nothing is shipped
+        axes.set_axis_off()
+        return
+    for device, look, found in series(rows):
+        for model, more in zip(rows.model.unique(), ({}, HOLLOW), strict=False):
+            means = found[found.model == model].groupby("ratio").seconds.mean()
+            axes.plot(means, label=f"shipped reference: {device}" if not more else None, **look, **more)
+    axes.set(title="shipped reference", ylabel=f"seconds for one image of {steps} steps")
+    style.ratio_axis(axes, rows.ratio)
+    axes.set_ylim(0, 1.12 * rows.groupby(["device", "model", "ratio"]).seconds.mean().max())
+    hours(axes)
+
+
+def legend(figure, panels: list) -> None:
+    """Names every series once, above all panels, as a device takes more room than a panel has."""
+    named: dict = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=2, fontsize=8)
+
+
+def hours(axes) -> None:
+    """The thesis's unit of time on the right."""
+    other = axes.secondary_yaxis("right", functions=(lambda s: s * IMAGES / 3600, lambda h: h * 3600 / IMAGES))
+    other.set_ylabel(f"hours for {IMAGES} images (scaled)")
+
+
+def words(reference: pd.DataFrame, hollow: str | None = None) -> str:
+    """What a caption adds where there is a reference series; `hollow`: the model that is drawn so."""
+    if not len(reference):
+        return ""
+    named = "; ".join(sorted(reference.device.unique()))
+    return f" Dashed: shipped reference, measured elsewhere ({named}){f'; hollow: {hollow}' if hollow else ''}."
