@@ -57,6 +57,9 @@ class Question:
     def pixels(self) -> tuple[int, int]:
         return tuple(side * self.downsampling for side in self.size)
 
+    def at(self, ratio: float) -> "Question":
+        return replace(self, ratio=ratio)
+
     def merge(self) -> merging.Merging:
         return merge_tokens(self.unet, self.ratio, method=self.method, **self.options)
 
@@ -91,8 +94,11 @@ class Times:
     how: tuple[str, ...]
 
 
-def ask(given, method, ratio, resolution, backend, layers, batch, downsampling, rounds, scale, options) -> Question:
-    """The checked question; raises ValueError as `predict_speedup` says."""
+def question(
+    given, method, ratio, resolution=None, backend=None, *, layers="auto", batch=1, downsampling=None, rounds=5,
+    scale="quick", **options,
+) -> Question:  # fmt: skip
+    """The checked question of `predict_speedup`, which names the arguments; raises ValueError as it says."""
     unet, factor = _network(given)
     for name, value in (("batch", batch), ("rounds", rounds), ("downsampling", downsampling or factor)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
@@ -102,12 +108,11 @@ def ask(given, method, ratio, resolution, backend, layers, batch, downsampling, 
     options = options | {"layers": layers}
     merge_tokens(unet, ratio, method=method, **options).remove()  # refuses what it does not take
     chosen, factor = tuple(merging.select(unet, layers)), int(downsampling or factor)
-    question = Question(
-        unet, method, float(ratio), _size(unet, resolution, factor), factor, backend, chosen, batch, rounds, scale, options
-    )
+    size = _size(unet, resolution, factor)
+    asked = Question(unet, method, float(ratio), size, factor, backend, chosen, batch, rounds, scale, options)
     if backend is not None and ratio > 0:
-        _check_backend(question)
-    return question
+        _check_backend(asked)
+    return asked
 
 
 def _network(given: Any) -> tuple[nn.Module, int]:

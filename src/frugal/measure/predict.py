@@ -86,9 +86,8 @@ def predict_speedup(
     Raises ValueError for what merge_tokens refuses, and for a resolution, backend, batch or downsampling that this
     network or machine does not take. Source: Amdahl 1967; a merged layer's cost has matching and copies in it.
     """
-    question = layertimes.ask(
-        unet_or_model, method, ratio, resolution, backend, layers, batch, downsampling, rounds, scale, options
-    )
+    options |= {"layers": layers, "batch": batch, "downsampling": downsampling, "rounds": rounds, "scale": scale}
+    question = layertimes.question(unet_or_model, method, ratio, resolution, backend, **options)
     if question.ratio == 0:
         how = ("ratio 0 leaves the network as it is: nothing was measured",)
         nothing = dict.fromkeys(("speedup", "low", "high", "bound", "flops_speedup"), 1.0)
