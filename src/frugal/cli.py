@@ -75,7 +75,12 @@ def evaluate(
 
 
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help="faces (images drawn a second) or noop (tomesd on a UNet2DModel)")]):
+def bench(
+    name: Annotated[
+        str,
+        typer.Argument(help="faces (images drawn a second), noop (tomesd on a UNet2DModel) or prediction (of speed-ups)"),
+    ],
+):
     """Run a named benchmark; the exit code is 1 where its target is missed."""
     from frugal.measure import bench as benchmarks
 

@@ -183,15 +183,31 @@ def processors(unet: nn.Module) -> list[str]:
     return sorted({type(layer.processor).__name__ for _, layer in cost.attention_layers(unet)})
 
 
-def step_input(unet: nn.Module, divisor: int = 1, device: Any = "cpu") -> tuple[tuple, dict]:
-    """Positional and named arguments of one denoising step of one image, its side divided by `divisor`."""
-    size, config = unet.config.sample_size, unet.config
-    height, width = (size, size) if isinstance(size, int) else size
+def step_input(
+    unet: nn.Module, divisor: int = 1, device: Any = "cpu", size: tuple[int, int] | None = None, batch: int = 1
+) -> tuple[tuple, dict]:
+    """Positional and named arguments of one denoising step of `batch` images, its side divided by `divisor`.
+
+    `size`: height and width of the network's input, None for its own.
+    """
+    config = unet.config
+    own = config.sample_size
+    height, width = size or ((own, own) if isinstance(own, int) else own)
     to = {"device": device, "dtype": next(unet.parameters()).dtype}
-    noise = torch.randn(1, config.in_channels, height // divisor, width // divisor, generator=_generator()).to(**to)
-    words = config.get("cross_attention_dim")  # a text-conditioned network also gets 77 tokens, as CLIP makes them
-    options = {"encoder_hidden_states": torch.randn(1, 77, words, generator=_generator()).to(**to)} if words else {}
-    return (noise, TIMESTEP), options
+
+    def random(*shape: int):
+        return torch.randn(batch, *shape, generator=_generator()).to(**to)
+
+    options = {}
+    if words := config.get("cross_attention_dim"):  # a text-conditioned network also gets 77 tokens, as CLIP makes them
+        options["encoder_hidden_states"] = random(77, words)
+    if config.get("addition_embed_type") == "text_time":  # SDXL: a pooled text and six sizes
+        sizes = 6 * config.addition_time_embed_dim
+        pooled = random(config.projection_class_embeddings_input_dim - sizes)
+        options["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": random(6)}
+    if config.get("num_class_embeds"):
+        options["class_labels"] = torch.zeros(batch, dtype=torch.long, device=device)
+    return (random(config.in_channels, height // divisor, width // divisor), TIMESTEP), options
 
 
 def _generator() -> torch.Generator:
