@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..methods import matching, merging
 from ..models import zoo
 from . import alone, capacity, cost, layertimes, predict, records
+from .plan import MERGING
 from .timing import label
 
 HELD_OUT = Path(__file__).with_name("held_out.json")
@@ -82,7 +82,7 @@ def measured_points(model: zoo.Model, held_out: dict, rounds: int, scale: str) -
 def step_seconds(model: zoo.Model, method: str, ratios: list[float], rounds: int, ask: dict) -> dict[str, np.ndarray]:
     """Seconds of a step of the whole network, untouched and merged at each ratio in turn, one value a round."""
     question = layertimes.question(model, method, max(ratios), **ask)
-    source = (_step_seconds, merging, matching, cost.interleaved)
+    source = (_step_seconds, *MERGING, cost.interleaved)
     asked = {"method": method, "ratios": ratios, "rounds": rounds, "backend": question.backend}
     function = partial(_step_seconds, ratios=ratios, rounds=rounds)
     return question.measure("time", "prediction-held-out", function, source, **asked)
@@ -101,7 +101,7 @@ def _step_seconds(question: layertimes.Question, ratios: list[float], rounds: in
 def keep(model: zoo.Model, held_out: dict, points: list[Point], scale: str) -> records.Record:
     """The record of a scoring: shares of time saved, in the order of the points."""
     columns = {name: [asdict(point)[name] for point in points] for name in ("measured", "low", "high", *PREDICTORS)}
-    source = (predict, layertimes, alone, capacity, merging, matching)
+    source = (predict, layertimes, alone, capacity, *MERGING)
     about = {"name": model.name, "weights": "any", "weights_hash": None, "revision": None}
     return records.measure(
         "time", "prediction-score", held_out | columns, lambda: {n: {"unit": "1", "values": v} for n, v in columns.items()},

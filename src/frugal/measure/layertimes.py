@@ -16,11 +16,11 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..methods import matching, merging
+from ..methods import merging
 from ..methods.merging import Layer, merge_tokens
 from ..models import zoo
 from . import alone, capacity, cost, records
-from .plan import TIMESTEP, step_input
+from .plan import MERGING, TIMESTEP, step_input
 
 BACKENDS = {
     "fused": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION],
@@ -246,7 +246,7 @@ def _network_seconds(question: Question) -> dict:
 
 def layer_times(question: Question) -> dict[str, np.ndarray]:
     """Seconds of the layers alone: whole (and of these inside attention), matching anew, reusing a matching."""
-    source = (_layer_seconds, alone, merging, matching, cost.interleaved)
+    source = (_layer_seconds, alone, *MERGING, cost.interleaved)
     asked = {"method": question.method, "ratio": question.ratio, "backend": question.backend, "rounds": question.rounds}
     asked["options"] = {key: value for key, value in question.options.items() if key != "layers"}
     return question.measure("time", "prediction-layers", _layer_seconds, source, **asked)

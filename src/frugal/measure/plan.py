@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..methods import merging
+from ..methods import layers, library, matching, merging, reductions, reuse
 from ..models import hub, zoo
 from ..models.architectures import published
 from . import cost, records
@@ -18,6 +18,7 @@ THESIS_STEPS = 200
 PUBLISHED = ("ddpm-celebahq-256", "ldm-celebahq-256")  # the thesis's pair
 EMBEDDED = ("faces-ddpm", "faces-ldm")
 TEXT = "faces-sd"  # in the place of the thesis's third model, Stable Diffusion
+MERGING = (merging, matching, reductions, reuse, layers, library)  # the source of merged tokens, for records
 LARGE = 50e9  # FLOPs a step from which a network is timed whole at a few ratios, its layers at all
 TIMESTEP = 500  # at which a single step is timed
 

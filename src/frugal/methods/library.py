@@ -5,10 +5,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .layers import Layer, self_attentions
-from .reductions import METHODS
+from .matching import Call
+from .reductions import METHODS, Attend
 
 if TYPE_CHECKING:
     from .merging import Merging
@@ -57,3 +58,15 @@ def unpatch_tomesd(unet: nn.Module) -> None:
     tomesd.remove_patch(unet)
     for module in unet.modules():
         module.__dict__.pop("_tome_info", None)  # which remove_patch leaves behind
+
+
+def published(generator: torch.Generator):
+    """tomesd's own merge and unmerge as a method of ours, for a layer by itself: attend, tokens, metric, Call -> output."""
+    from tomesd.merge import bipartite_soft_matching_random2d
+
+    def method(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
+        height, width = call.grid
+        merge, unmerge = bipartite_soft_matching_random2d(metric, width, height, 2, 2, call.removed, False, generator)
+        return unmerge(attend(merge(tokens)))
+
+    return method

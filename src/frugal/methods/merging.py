@@ -26,7 +26,7 @@ from .reuse import Memory, Run
 LARGEST_RATIO = 0.9
 REUSE, LONGEST_REUSE = 5, 10  # steps
 __all__ = [
-    "LIBRARY", "METHODS", "TOMESD_LARGEST_RATIO", "Layer", "Merging", "is_merged", "merge_tokens", "select", "self_attentions",
+    "LIBRARY", "METHODS", "REUSE", "TOMESD_LARGEST_RATIO", "Layer", "Merging", "is_merged", "merge_tokens", "select", "self_attentions",
 ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ class Merging:
         self, unet: UNet2DModel | UNet2DConditionModel, ratio: float, layers: list[Layer], seed: int,
         reuse: int = 1, method: str = "tome",
     ):  # fmt: skip
-        self.unet, self.ratio, self.layers, self.seed = unet, ratio, layers, seed
+        self.unet, self.ratio, self.layers, self.seed, self.reuse = unet, ratio, layers, seed, reuse
         settings = id(unet), ratio, tuple(layer.name for layer in layers), seed, reuse, method
         self.memory = Memory(reuse, settings, self.observe)
         self.seen: Counter[tuple[str, int, int]] = Counter()

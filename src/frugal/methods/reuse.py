@@ -105,13 +105,21 @@ class Memory:
         call = replace(call, timesteps=run.times or (0.0,), memory=None)
         if self.reuse == 1:
             return choose(metric.detach(), call)
-        call = replace(call, layer="{}x{}".format(*call.grid), halves=run.halves)
+        call = replace(call, layer=group(call.layer), halves=run.halves)
         asked = self.settings, choose, call.layer, call.removed, metric.shape, metric.device
         step, choice = run.chosen.get(asked, (None, None))
         if step is None or not step <= run.step < step + self.reuse:
             choice = choose(metric.detach(), call)
             run.chosen[asked] = run.step, choice
         return choice
+
+
+def group(layer: str) -> str:
+    """The layers that share a choice: those of one resolution within one block of the network, such as "up_blocks.3".
+
+    On the way up tokens are like other ones than on the way down: sharing across the blocks costs quality.
+    """
+    return ".".join(layer.split(".")[: 2 if layer.startswith(("down_blocks", "up_blocks")) else 1])
 
 
 @torch.library.custom_op("frugal::choice", mutates_args=())
