@@ -215,4 +215,12 @@ def prediction() -> str:
     return bench_prediction.prediction()
 
 
-BENCHMARKS = {"faces": faces, "noop": noop, "prediction": prediction}
+def merging() -> str:
+    """What merging saves, at the command's defaults."""
+    from . import bench_merging
+
+    bench_merging.asked()
+    return "merging: recorded"
+
+
+BENCHMARKS = {"faces": faces, "noop": noop, "prediction": prediction, "merging": merging}

@@ -36,6 +36,12 @@ class Share:
     ideal: float  # speed-up of the layer on the tokens kept
     share: Estimate  # ideal seconds / these seconds, round by round
 
+    def __str__(self) -> str:
+        return (
+            f"ratio {self.ratio:.2f} {self.way:14}: {self.milliseconds:7.1f} ms, x{self.speedup:.2f} of an ideal x{self.ideal:.2f}: "
+            f"share {self.share.value:.2f} ({self.share.low:.2f} to {self.share.high:.2f})"
+        )
+
 
 def shares(
     ratios: Sequence[float] = RATIOS,
@@ -48,6 +54,7 @@ def shares(
 ) -> list[Share]:  # fmt: skip
     """Each way at each ratio, with tomesd beside it: a step is averaged over a period of reuse with the matching in it.
 
+    The batch are the two halves of guidance, which share a choice that is reused and are matched apart by one that is not.
     Stored records are not measured again.
     """
     asked = {"ratios": ratios, "resolution": resolution, "backend": backend, "method": method, "rounds": rounds}
@@ -56,8 +63,8 @@ def shares(
     record = records.measure("time", "merging-layer", asked, function, scale=scale, source=source, device=str(device), dtype=dtype)
     found, rows = record.values, []
     for ratio in ratios:
-        ideal, first, later = (found[f"{what} {ratio:g}"] for what in ("ideal", "first", "later"))
-        ways = {f"{method}, reuse {n}": over_period(first, later, n) for n in reuse}
+        ideal, alone, first, later = (found[f"{what} {ratio:g}"] for what in ("ideal", "alone", "first", "later"))
+        ways = {f"{method}, reuse {n}": over_period(first, later, n) if n > 1 else alone for n in reuse}
         if f"tomesd {ratio:g}" in found:
             ways["tomesd"] = found[f"tomesd {ratio:g}"]
         for way, seconds in ways.items():
@@ -81,7 +88,9 @@ def _seconds(asked: dict, device, dtype) -> dict:
     for ratio in asked["ratios"]:
         kept = tokens[:, : side * side - int(ratio * side * side)].contiguous()
         functions[f"ideal {ratio:g}"] = partial(functions["whole"].func, kept)
-        functions[f"first {ratio:g}"] = partial(_first, *_layer(asked["method"], ratio, side, device, dtype), tokens)
+        functions[f"alone {ratio:g}"] = partial(_layer(asked["method"], ratio, side, device, dtype, reuse=1)[1], tokens)
+        merged, attention = _layer(asked["method"], ratio, side, device, dtype)
+        functions[f"first {ratio:g}"] = partial(_first, merged, attention, tokens)
         functions[f"later {ratio:g}"] = partial(_layer(asked["method"], ratio, side, device, dtype)[1], tokens)
         if ratio <= library.TOMESD_LARGEST_RATIO:
             functions[f"tomesd {ratio:g}"] = partial(_layer(library.LIBRARY, ratio, side, device, dtype)[1], tokens)
@@ -90,11 +99,14 @@ def _seconds(asked: dict, device, dtype) -> dict:
     return {name: {"unit": "s", "values": values} for name, values in found.items()}
 
 
-def _layer(method: str, ratio: float, side: int, device="cpu", dtype=torch.float32) -> tuple[Merging, Attention]:
+def _layer(
+    method: str, ratio: float, side: int, device="cpu", dtype=torch.float32, reuse: int = merging.LONGEST_REUSE
+) -> tuple[Merging, Attention]:
     """The layer on a grid of side x side tokens, merged, and what it reuses."""
     attention = _attention(device, dtype)
     layer = Layer("attention", attention, 1, grid=(side, side))
-    merged = Merging(None, ratio, [layer], 0, merging.LONGEST_REUSE)
+    merged = Merging(None, ratio, [layer], 0, reuse)
+    merged.reset(halves=BATCH)
     of_library = method == library.LIBRARY
     reduce = library.published(torch.Generator(device).manual_seed(0)) if of_library else merging.METHODS[method]
     attention.set_processor(MergedAttention(merged, layer, reduce, attention.processor))
@@ -112,7 +124,7 @@ def _tokens(count: int, device="cpu", dtype=torch.float32) -> Tensor:
 
 
 def _first(merged: Merging, attention: Attention, tokens: Tensor) -> Tensor:
-    merged.reset()
+    merged.reset(halves=BATCH)
     return attention(tokens)
 
 

@@ -24,7 +24,7 @@ from .reductions import METHODS
 from .reuse import Memory, Run
 
 LARGEST_RATIO = 0.9
-REUSE, LONGEST_REUSE = 5, 10  # steps
+REUSE, LONGEST_REUSE = 3, 10  # steps
 __all__ = [
     "LIBRARY", "METHODS", "REUSE", "TOMESD_LARGEST_RATIO", "Layer", "Merging", "is_merged", "merge_tokens", "select", "self_attentions",
 ]  # fmt: skip
