@@ -34,7 +34,7 @@ def prune(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
     """Attention on some tokens; every other one gets a copy of the output of the token it is most like.
 
     The token of a cell that is most like the whole cell is a destination, and the sources most like a destination go.
-    Source: SiTo (Zhang et al., AAAI 2025), without the noise that it adds to the likeness.
+    Source: SiTo (Zhang et al., AAAI 2025, doi 10.1609/aaai.v39i9.33071), without the noise that it adds to the likeness.
     """
     if call.removed == 0:
         return attend(tokens)
@@ -87,7 +87,7 @@ def todo(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
 
 @reusable
 def spread(metric: Tensor, call: Call) -> Choice:
-    """Tokens spread evenly over the grid by ordered dithering (Bayer 1973): int32 [batch * kept]."""
+    """Tokens spread evenly over the grid in the order of a Bayer matrix: int32 [batch * kept]."""
     height, width = call.grid
     y = torch.arange(height, device=metric.device)[:, None]
     x = torch.arange(width, device=metric.device)[None, :]

@@ -127,6 +127,11 @@ def _choice(
     metric: Tensor, timestep: Tensor, memory: int, choose: str, layer: str, grid: list[int], removed: int, seed: int
 ) -> list[Tensor]:
     """`Memory.choice` as one operation, inside which no compiler looks: whether anything is computed is known at run time."""
+    return _chosen(metric, timestep, memory, choose, layer, grid, removed, seed)
+
+
+@torch.compiler.disable
+def _chosen(metric, timestep, memory, choose, layer, grid, removed, seed) -> list[Tensor]:
     known, call = _memories[memory], Call(layer, tuple(grid), removed, (), seed)
     known.begin(timestep)
     known.observe(layer, metric.shape[1], metric.shape[1] - removed)
