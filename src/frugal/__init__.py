@@ -1,6 +1,6 @@
 """Name a diffusion model, choose a method that makes it cheaper, measure what it saves and what it costs.
 
-from frugal import zoo, sample, merge_tokens
+from frugal import zoo, sample, merge_tokens, predict_speedup
 from frugal.models import faces
 from frugal.measure import cost, judge, quality
 """
@@ -13,8 +13,9 @@ _PUBLIC = {  # name: where it lives; loaded when first used, so that `import fru
     "sample": "frugal.methods.samplers:sample",
     "denoise": "frugal.methods.samplers:denoise",
     "merge_tokens": "frugal.methods.merging:merge_tokens",
+    "predict_speedup": "frugal.measure.predict:predict_speedup",
 }
-__all__ = ["__version__", "denoise", "merge_tokens", "sample", "zoo"]
+__all__ = ["__version__", "denoise", "merge_tokens", "predict_speedup", "sample", "zoo"]
 
 
 def __getattr__(name: str):

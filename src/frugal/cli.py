@@ -108,11 +108,40 @@ def sweep(
 
 
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help="faces (images drawn a second) or noop (tomesd on a UNet2DModel)")]):
+def bench(
+    name: Annotated[
+        str,
+        typer.Argument(help="faces (images drawn a second), noop (tomesd on a UNet2DModel), prediction (of speed-ups) or merging"),
+    ],
+    model: Annotated[str | None, typer.Option(help="merging: a model, by default stable-diffusion-v1-5")] = None,
+    weights: Annotated[str | None, typer.Option(help="merging: random (published architectures), auto, embedded or hub")] = None,
+    ratios: Annotated[str | None, typer.Option(help="merging: such as 0.3,0.5")] = None,
+    resolutions: Annotated[str | None, typer.Option(help="merging: pixels, such as 512,768")] = None,
+    backends: Annotated[str | None, typer.Option(help="merging: fused, math or fused,math")] = None,
+    method: Annotated[str | None, typer.Option(help="merging: tome, prune or todo")] = None,
+    reuse: Annotated[int | None, typer.Option(help="merging: steps for which a choice of tokens is good, 1 to 10")] = None,
+    against: Annotated[str | None, typer.Option(help="merging: tomesd, or none")] = None,
+    batch: Annotated[int | None, typer.Option(help="merging: rows of a step")] = None,
+    rounds: Annotated[int | None, typer.Option(help="merging: interleaved rounds")] = None,
+    memory: Annotated[bool | None, typer.Option(help="merging: measure peak memory as well")] = None,
+    layer: Annotated[bool | None, typer.Option("--layer", help="merging: one attention layer alone, against the ideal")] = None,
+    quality: Annotated[bool | None, typer.Option("--quality", help="merging: images of faces-sd at equal work, against tomesd")] = None,
+    images: Annotated[int | None, typer.Option(help="merging --quality: how many, by default 128")] = None,
+    device: Annotated[str | None, typer.Option(help="merging: auto, cpu, mps, cuda or cuda:N")] = None,
+):
     """Run a named benchmark; the exit code is 1 where its target is missed."""
-    from frugal.measure import bench as benchmarks
+    given = {key: value for key, value in locals().items() if key != "name" and value is not None}
+    if name == "merging":
+        from frugal.measure import bench_merging
 
-    if not benchmarks.bench(name):
+        met = bench_merging.asked(**given)
+    else:
+        from frugal.measure import bench as benchmarks
+
+        if given:
+            raise ValueError(f"--{next(iter(given))}: got it for benchmark {name!r}, allowed is it for 'merging'")
+        met = benchmarks.bench(name)
+    if not met:
         raise typer.Exit(MISSED)
 
 

@@ -63,9 +63,10 @@ def merged_samples(drawn, ratios, *, method: str = "tome", scale: str = "quick")
     of all it depends on, so that drawing again samples nothing.
     """
     from ..measure import decay, records
-    from ..methods import matching, merging, samplers
+    from ..measure.plan import MERGING
+    from ..methods import samplers
 
-    source, found = records.source_hash(merging, matching, samplers), {}
+    source, found = records.source_hash(*MERGING, samplers), {}
     for subject, draw in drawn.items():
         for ratio in ratios:
             asked = [subject.about["weights_hash"], source, ratio, method, asdict(draw)]

@@ -1,4 +1,4 @@
-"""Benchmarks by name, for `frugal bench`: how fast faces are drawn, and that tomesd leaves a UNet2DModel as it is.
+"""Benchmarks by name, for `frugal bench`: faces drawn a second, tomesd on a UNet2DModel, predictions of a speed-up.
 
 Imports little, as `noop_here` also runs in the environment of the thesis's versions, where most of this package cannot.
 """
@@ -29,7 +29,7 @@ AT_LEAST = 1000  # faces a second on one core
 
 
 def bench(name: str) -> bool:
-    """Run a benchmark, "faces" or "noop", and print what it finds; False where its target is missed.
+    """Run a benchmark, "faces", "noop" or "prediction", and print what it finds; False where its target is missed.
 
     Raises ValueError for another name.
     """
@@ -208,4 +208,19 @@ def tiny_network(kind: str) -> torch.nn.Module:
         return getattr(diffusers, kind)(**sizes, **options, norm_num_groups=8).eval()
 
 
-BENCHMARKS = {"faces": faces, "noop": noop}
+def prediction() -> str:
+    """The score of `predict_speedup` at points held out."""
+    from . import bench_prediction
+
+    return bench_prediction.prediction()
+
+
+def merging() -> str:
+    """What merging saves, at the command's defaults."""
+    from . import bench_merging
+
+    bench_merging.asked()
+    return "merging: recorded"
+
+
+BENCHMARKS = {"faces": faces, "noop": noop, "prediction": prediction, "merging": merging}

@@ -15,8 +15,8 @@ from .quality import Estimate, interval
 
 __all__ = [
     "Calls", "Memory", "Timing", "attention_layers", "attention_share", "count_calls", "detectable", "flops",
-    "interleaved", "layer_calls", "layer_seconds", "paired_interval", "peak_memory", "seconds", "summary",
-    "synchronise",
+    "interleaved", "layer_calls", "layer_seconds", "module_flops", "paired_interval", "peak_memory", "seconds",
+    "summary", "synchronise",
 ]  # fmt: skip
 
 
@@ -144,17 +144,33 @@ def attention_share(unet: nn.Module, sample_shape: tuple[int, ...], timestep: in
     `sample_shape` is (n, C, H, W); `options`, such as encoder_hidden_states, go to the network. Computes nothing: the
     pass runs on the meta device and leaves the network where it is.
     """
+    counts = module_flops(unet, sample_shape, timestep, **options)
+    return sum(counts.get(name, 0) for name, _ in attention_layers(unet)) / counts[""]
+
+
+def module_flops(unet: nn.Module, sample_shape: tuple[int, ...], timestep: int = 1, **options) -> dict[str, int]:
+    """FLOPs of one pass by the name of the module they are spent in, of the whole network under "".
+
+    Arguments as for `attention_share`; a module without FLOPs is left out. Computes nothing.
+    """
     tensors = {n: t.to("meta") for n, t in (*unet.named_parameters(), *unet.named_buffers())}
     dtype = next(unet.parameters()).dtype
-    options = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in options.items()}
     sample = torch.empty(sample_shape, device="meta", dtype=dtype)
 
     def forward(*arguments, **keywords):
         return torch.func.functional_call(unet, tensors, arguments, keywords)
 
-    counts = _count(forward, (sample, timestep), options).get_flop_counts()
-    inside = {f"{type(unet).__name__}.{name}" for name, _ in attention_layers(unet)}
-    return sum(sum(counts[name].values()) for name in inside if name in counts) / sum(counts["Global"].values())
+    counts = _count(forward, (sample, timestep), _on_meta(options)).get_flop_counts()
+    whole, prefix = sum(counts["Global"].values()), f"{type(unet).__name__}."
+    inside = {name.removeprefix(prefix): sum(found.values()) for name, found in counts.items() if name.startswith(prefix)}
+    return inside | {"": whole}
+
+
+def _on_meta(options):
+    """Arguments of a network with the tensors among them, nested ones too, on the meta device."""
+    if isinstance(options, Mapping):
+        return {key: _on_meta(value) for key, value in options.items()}
+    return options.to("meta") if isinstance(options, Tensor) else options
 
 
 def attention_layers(unet: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..methods import matching, merging, samplers
+from ..methods import merging, samplers
 from ..models import drawing, faces, zoo
 from . import draws, quality
 from .draws import Draw
-from .plan import RATIOS, Cell, Subject
+from .plan import MERGING, RATIOS, Cell, Subject
 from .timing import UNSURE
 
 BATCH = 16  # images sampled at once
@@ -34,7 +34,7 @@ def decay_cells(subject: Subject, ratios: Iterable[float], draw: Draw, watched: 
         asked |= {"sampler": draw.sampler, **draw.options}
         function = partial(_compare, subject, ratio, method, draw, watched)
         runs = 2 if ratio == 0 else 1  # the unmerged images are sampled with the first
-        source = (merging, matching, samplers, zoo.Model.decode, quality.psnr, quality.ssim, _similar, _compare, _watch)
+        source = (*MERGING, samplers, zoo.Model.decode, quality.psnr, quality.ssim, _similar, _compare, _watch)
         source += (_pictures, test_faces, faces, drawing) if has_faces(subject) else (_pictures,)
         images = len(draw.seeds)
         compared = COMPARING * (2 * images + draw.steps * watched)

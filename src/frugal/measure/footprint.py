@@ -6,16 +6,16 @@ from functools import partial
 import pandas as pd
 import torch
 
-from ..methods import matching, merging
+from ..methods import merging
 from .memory import peak_memory
-from .plan import RATIOS, Cell, Subject, step_input
+from .plan import MERGING, RATIOS, Cell, Subject, step_input
 
 STARTING = 2.0  # seconds until a fresh process has a network
 
 
 def memory_cells(subject: Subject, ratios: Iterable[float], method: str, divisor: int) -> Iterator[Cell]:
     """One cell a ratio: the peak of one step, above the loaded network."""
-    source = (merging, matching, peak_memory, _prepared, _step)
+    source = (*MERGING, peak_memory, _prepared, _step)
     for ratio in ratios:
         function = partial(_memory, subject, ratio, method, divisor)
         asked = {"ratio": ratio, "method": method, "batch": 1, "divisor": divisor}

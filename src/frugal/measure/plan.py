@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..methods import merging
+from ..methods import layers, library, matching, merging, reductions, reuse
 from ..models import hub, zoo
 from ..models.architectures import published
 from . import cost, records
@@ -18,6 +18,7 @@ THESIS_STEPS = 200
 PUBLISHED = ("ddpm-celebahq-256", "ldm-celebahq-256")  # the thesis's pair
 EMBEDDED = ("faces-ddpm", "faces-ldm")
 TEXT = "faces-sd"  # in the place of the thesis's third model, Stable Diffusion
+MERGING = (merging, matching, reductions, reuse, layers, library)  # the source of merged tokens, for records
 LARGE = 50e9  # FLOPs a step from which a network is timed whole at a few ratios, its layers at all
 TIMESTEP = 500  # at which a single step is timed
 
@@ -194,15 +195,31 @@ def processors(unet: nn.Module) -> list[str]:
     return sorted({type(layer.processor).__name__ for _, layer in cost.attention_layers(unet)})
 
 
-def step_input(unet: nn.Module, divisor: int = 1, device: Any = "cpu") -> tuple[tuple, dict]:
-    """Positional and named arguments of one denoising step of one image, its side divided by `divisor`."""
-    size, config = unet.config.sample_size, unet.config
-    height, width = (size, size) if isinstance(size, int) else size
+def step_input(
+    unet: nn.Module, divisor: int = 1, device: Any = "cpu", size: tuple[int, int] | None = None, batch: int = 1
+) -> tuple[tuple, dict]:
+    """Positional and named arguments of one denoising step of `batch` images, its side divided by `divisor`.
+
+    `size`: height and width of the network's input, None for its own.
+    """
+    config = unet.config
+    own = config.sample_size
+    height, width = size or ((own, own) if isinstance(own, int) else own)
     to = {"device": device, "dtype": next(unet.parameters()).dtype}
-    noise = torch.randn(1, config.in_channels, height // divisor, width // divisor, generator=_generator()).to(**to)
-    words = config.get("cross_attention_dim")  # a text-conditioned network also gets 77 tokens, as CLIP makes them
-    options = {"encoder_hidden_states": torch.randn(1, 77, words, generator=_generator()).to(**to)} if words else {}
-    return (noise, TIMESTEP), options
+
+    def random(*shape: int):
+        return torch.randn(batch, *shape, generator=_generator()).to(**to)
+
+    options = {}
+    if words := config.get("cross_attention_dim"):  # a text-conditioned network also gets 77 tokens, as CLIP makes them
+        options["encoder_hidden_states"] = random(77, words)
+    if config.get("addition_embed_type") == "text_time":  # SDXL: a pooled text and six sizes
+        sizes = 6 * config.addition_time_embed_dim
+        pooled = random(config.projection_class_embeddings_input_dim - sizes)
+        options["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": random(6)}
+    if config.get("num_class_embeds"):
+        options["class_labels"] = torch.zeros(batch, dtype=torch.long, device=device)
+    return (random(config.in_channels, height // divisor, width // divisor), TIMESTEP), options
 
 
 def _generator() -> torch.Generator:

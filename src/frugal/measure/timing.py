@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..methods import matching, merging, samplers
+from ..methods import merging, samplers
 from ..models import zoo
 from . import cost
-from .plan import RATIOS, THESIS_STEPS, TIMESTEP, Cell, Subject, step_input
+from .plan import MERGING, RATIOS, THESIS_STEPS, TIMESTEP, Cell, Subject, step_input
 
-MERGING = (merging, matching)
 DECODING = 3.3  # steps' worth of FLOPs in decoding an image (the published latent model)
 FEWEST = 4  # rounds from which a change can be judged
 AGAIN = "ratio 0 again"  # run beside ratio 0 in every round: what is no change at all

@@ -1,0 +1,279 @@
+"""The times behind `predict_speedup`: a step of the untouched network, and its layers alone, whole and merged.
+
+Each is a record of this machine. Shapes and modules decide them, not what was learned, so records name an architecture.
+"""
+
+import contextlib
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..methods import merging
+from ..methods.merging import Layer, merge_tokens
+from ..models import zoo
+from . import alone, capacity, cost, records
+from .plan import MERGING, TIMESTEP, step_input
+
+BACKENDS = {
+    "fused": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION],
+    "math": [SDPBackend.MATH],
+}
+NETWORK_ROUNDS = 3  # a share within one step varies less than the step itself
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of which network, checked; `size` is that of the network's input."""
+
+    unet: nn.Module
+    method: str
+    ratio: float
+    size: tuple[int, int]
+    downsampling: int
+    backend: str | None
+    layers: tuple[Layer, ...]
+    batch: int
+    rounds: int
+    scale: str
+    options: dict  # of merge_tokens besides ratio and method
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def attentions(self) -> list[nn.Module]:
+        return [layer.attention for layer in self.layers]
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        return tuple(side * self.downsampling for side in self.size)
+
+    def at(self, ratio: float) -> "Question":
+        return replace(self, ratio=ratio)
+
+    def merge(self) -> merging.Merging:
+        return merge_tokens(self.unet, self.ratio, method=self.method, **self.options)
+
+    def input(self, device: Any = None) -> tuple[tuple, dict]:
+        return step_input(self.unet, device=device or self.device, size=self.size, batch=self.batch)
+
+    def measure(self, kind: str, name: str, function, source: tuple, **asked) -> dict[str, np.ndarray]:
+        """The values of a record, measured now unless stored."""
+        asked |= {"size": self.size, "batch": self.batch, "layers": [layer.name for layer in self.layers]}
+        model = {"name": type(self.unet).__name__, "weights": "any", "weights_hash": self.architecture, "revision": None}
+        about = {"scale": self.scale, "source": source, "model": model, "device": str(self.device)}
+        return records.measure(kind, name, asked, partial(function, self), dtype=self.unet.dtype, **about).values
+
+    @cached_property
+    def architecture(self) -> str:
+        """Hash of all that time depends on: kinds of modules, shapes, kinds of attention processors."""
+        parts: list[tuple] = [(name, type(module).__name__) for name, module in self.unet.named_modules()]
+        parts += [(name, tuple(t.shape), str(t.dtype)) for name, t in self.unet.state_dict().items()]
+        parts += [(name, type(a.processor).__name__, a.heads) for name, a in cost.attention_layers(self.unet)]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Samples of seconds and shares at the size asked for."""
+
+    network: np.ndarray  # seconds of a step
+    layers: np.ndarray  # of these, inside the layers to be merged
+    saved: np.ndarray  # part of their time that the layers save, merged
+    flops_share: float  # of a step's FLOPs inside the layers
+    flops_saved: float  # part of these saved
+    how: tuple[str, ...]
+
+
+def question(
+    given, method, ratio, resolution=None, backend=None, *, layers="auto", batch=1, downsampling=None, rounds=5,
+    scale="quick", **options,
+) -> Question:  # fmt: skip
+    """The checked question of `predict_speedup`, which names the arguments; raises ValueError as it says."""
+    unet, factor = _network(given)
+    for name, value in (("batch", batch), ("rounds", rounds), ("downsampling", downsampling or factor)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, allowed is a whole number from 1 on")
+    if backend not in (None, *BACKENDS):
+        raise ValueError(f"backend: got {backend!r}, allowed are {', '.join(BACKENDS)} and None, as the network does now")
+    options = options | {"layers": layers}
+    merge_tokens(unet, ratio, method=method, **options).remove()  # refuses what it does not take
+    chosen, factor = tuple(merging.select(unet, layers)), int(downsampling or factor)
+    size = _size(unet, resolution, factor)
+    asked = Question(unet, method, float(ratio), size, factor, backend, chosen, batch, rounds, scale, options)
+    if backend is not None and ratio > 0:
+        _check_backend(asked)
+    return asked
+
+
+def _network(given: Any) -> tuple[nn.Module, int]:
+    """The network, and the pixels of an image to a place of its input."""
+    if isinstance(given, UNet2DModel | UNet2DConditionModel):
+        return given, 8 if isinstance(given, UNet2DConditionModel) else 1
+    if not isinstance(given, zoo.Model) and not isinstance(getattr(given, "unet", None), nn.Module):
+        allowed = "a UNet2DModel, a UNet2DConditionModel, a frugal model or a pipeline with one of them"
+        raise ValueError(f"unet_or_model: got {type(given).__name__}, allowed is {allowed}")
+    model = given if isinstance(given, zoo.Model) else zoo.load(given)
+    return model.unet, 1 if model.vae is None else 2 ** (len(model.vae.config.block_out_channels) - 1)
+
+
+def _size(unet: nn.Module, resolution: Any, downsampling: int) -> tuple[int, int]:
+    """The size of the network's input for an image of `resolution` pixels."""
+    own = unet.config.sample_size
+    if resolution is None:
+        return (own, own) if isinstance(own, int) else tuple(own)
+    sides = tuple(resolution) if isinstance(resolution, tuple | list) else (resolution, resolution)
+    multiple = downsampling * capacity.multiple(unet)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
+    if len(sides) != 2 or not whole or any(side % multiple for side in sides):
+        raise ValueError(
+            f"resolution: got {resolution!r}, allowed is a side in pixels or a pair (height, width), multiples of {multiple}"
+        )
+    return tuple(int(side) // downsampling for side in sides)
+
+
+@torch.inference_mode()
+def _check_backend(question: Question) -> None:
+    """One call of the layers on a few tokens: is the backend there, and does the network listen to it?"""
+    few = (2 * max(layer.factor for layer in question.layers),) * 2
+    noise = torch.zeros(1, device=question.device)
+    with attending(question.backend), alone.only(question.unet, question.layers, few), alone.counted_attention() as calls:
+        try:
+            question.unet(noise, TIMESTEP)
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0]
+            raise ValueError(
+                f"backend: got {question.backend!r}, which {question.device} cannot run for this network ({reason}); "
+                "allowed is another, or None"
+            ) from None
+    if not calls:
+        kinds = sorted({type(layer.attention.processor).__name__ for layer in question.layers})
+        raise ValueError(
+            f"backend: got {question.backend!r}, but {', '.join(kinds)} does not call scaled_dot_product_attention, whose "
+            "backends these are; allowed is None"
+        )
+
+
+def attending(backend: str | None):
+    """A context in which torch's scaled_dot_product_attention uses a backend; None leaves it its choice."""
+    return contextlib.nullcontext() if backend is None else sdpa_kernel(BACKENDS[backend])
+
+
+def times(question: Question) -> Times:
+    """All that the prediction needs, at the size asked for, or scaled to it from the largest size that can be run."""
+    network_size = _largest(question, "network")
+    layer_size = max(network_size, _largest(question, "layers"))
+    smaller, alone_ = replace(question, size=network_size), replace(question, size=layer_size)
+    network, layers = network_times(smaller), layer_times(alone_)
+    target, counted = count_flops(question), count_flops(smaller)
+    inside, rest = network["layers"], network["network"] - network["layers"]
+    how = [f"a step and its share in the layers: {NETWORK_ROUNDS} steps of the untouched network at {_px(smaller)}"]
+    how += [f"layers alone, whole and merged in turn: {question.rounds} rounds at {_px(alone_)}"]
+    if network_size != question.size:
+        rest = rest * (target["rest"] / counted["rest"])
+        inside = np.median(layers["inside"]) if layer_size == question.size else inside * target["layers"] / counted["layers"]
+        how.append(f"{_px(question)} is too large to be run here: the rest of the step is scaled by its FLOPs")
+    if layer_size != question.size:
+        how.append("and so are the layers; the part of their time that merging saves is left as it is, too low if anything")
+    merged = layers["matching"]
+    if (reuse := int(layers["reuse"][0])) > 1:
+        merged = (merged + (reuse - 1) * layers["reusing"]) / reuse
+        how.append(f"a matching serves {reuse} steps: the mean of these")
+    saved, flops_saved = (layers["whole"] - merged) / layers["inside"], 1 - layers["flops_merged"] / layers["flops_whole"]
+    share = float(target["layers"] / (target["layers"] + target["rest"]))
+    return Times(rest + inside, inside + 0 * rest, saved, share, float(flops_saved[0]), tuple(how))
+
+
+def _px(question: Question) -> str:
+    height, width = question.pixels
+    return f"{width}x{height} px"
+
+
+def _largest(question: Question, part: str) -> tuple[int, int]:
+    """The size asked for or the next half of it at which a part of the network can be run on this machine."""
+    for size in capacity.halves(question.unet, question.size):
+        smaller = replace(question, size=size)
+        flops = count_flops(smaller)
+        operations = flops["layers"] + (flops["rest"] if part == "network" else 0)
+        math = question.backend == "math" or not _fused(question)
+        if capacity.fits(question.unet, size, question.batch, operations, math):
+            return size
+    raise ValueError(f"resolution: got {_px(question)}, allowed is less: even a sixteenth of it cannot be run here")
+
+
+def _fused(question: Question) -> bool:
+    return all(hasattr(nn.functional, "scaled_dot_product_attention") and "2_0" in type(a.processor).__name__ for a in question.attentions)
+
+
+def count_flops(question: Question) -> dict[str, float]:
+    """FLOPs of an untouched step inside the layers and in the rest of the network."""
+    found = question.measure("count", "prediction-flops", _flops, (_flops, cost.module_flops))
+    return {name: float(values[0]) for name, values in found.items()}
+
+
+def _flops(question: Question) -> dict:
+    (sample, timestep), options = question.input("meta")
+    counts = cost.module_flops(question.unet, tuple(sample.shape), timestep, **options)
+    layers = sum(counts[layer.name] for layer in question.layers)
+    return {name: {"unit": "FLOP", "values": [n]} for name, n in (("layers", layers), ("rest", counts[""] - layers))}
+
+
+def network_times(question: Question) -> dict[str, np.ndarray]:
+    """Seconds of a step of the untouched network, and of these inside the layers."""
+    source = (_network_seconds, alone.clocked, cost.interleaved)
+    return question.measure("time", "prediction-network", _network_seconds, source, backend=question.backend)
+
+
+@torch.inference_mode()
+def _network_seconds(question: Question) -> dict:
+    inside: list[float] = []
+    arguments, options = question.input()
+    step = partial(question.unet, *arguments, **options)
+    clock = partial(alone.clocked, question.attentions, inside, question.device)
+    with attending(question.backend):
+        seconds = cost.interleaved({"step": step}, NETWORK_ROUNDS, 1, question.device, {"step": clock})["step"]
+    return {"network": {"unit": "s", "values": seconds}, "layers": {"unit": "s", "values": inside[-NETWORK_ROUNDS:]}}
+
+
+def layer_times(question: Question) -> dict[str, np.ndarray]:
+    """Seconds of the layers alone: whole (and of these inside attention), matching anew, reusing a matching."""
+    source = (_layer_seconds, alone, *MERGING, cost.interleaved)
+    asked = {"method": question.method, "ratio": question.ratio, "backend": question.backend, "rounds": question.rounds}
+    asked["options"] = {key: value for key, value in question.options.items() if key != "layers"}
+    return question.measure("time", "prediction-layers", _layer_seconds, source, **asked)
+
+
+@torch.inference_mode()
+def _layer_seconds(question: Question) -> dict:
+    unet, inside = question.unet, []
+    (noise, timestep), _ = question.input()
+    first, later = partial(unet, noise, timestep), partial(unet, noise, timestep - 1)
+    with attending(question.backend), alone.only(unet, question.layers, question.size, question.batch):
+        flops = {"flops_whole": cost.flops(first)}
+        with question.merge() as merged:
+            flops["flops_merged"], reuse = cost.flops(first), getattr(merged, "reuse", 1)
+        functions = {"whole": first, "matching": first} | ({"reusing": later} if reuse > 1 else {})
+        contexts = {"whole": partial(alone.clocked, question.attentions, inside, question.device)}
+        contexts |= {"matching": question.merge} | ({"reusing": partial(_matched, question, first)} if reuse > 1 else {})
+        seconds = cost.interleaved(functions, question.rounds, 1, question.device, contexts)
+    seconds["inside"] = inside[-question.rounds :]
+    found = {name: {"unit": "s", "values": values} for name, values in seconds.items()}
+    found |= {name: {"unit": "FLOP", "values": [value]} for name, value in flops.items()}
+    return found | {"reuse": {"unit": "count", "values": [reuse]}}
+
+
+@contextlib.contextmanager
+def _matched(question: Question, first):
+    """The network merged, a first step behind it, so that the next one reuses that step's matching."""
+    with question.merge():
+        first()
+        yield

@@ -1,0 +1,99 @@
+"""`frugal bench merging`: counts, periods, what is left out and refused; no time is judged."""
+
+import numpy as np
+import pytest
+import torch
+
+from frugal.measure import bench_merging, capacity, fidelity, merging_layer
+from frugal.measure.bench_merging import Bench
+from frugal.measure.plan import Subject
+from frugal.models import zoo
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
+
+
+@pytest.fixture
+def subject(text_pipeline, monkeypatch):
+    model = zoo.load(text_pipeline)
+    monkeypatch.setattr(bench_merging, "Subject", lambda *_: Subject.of(model))
+    return model
+
+
+def test_a_period_holds_one_matching():
+    first, later = np.array([4.0, 10.0]), np.array([1.0, 2.0])
+    assert merging_layer.over_period(first, later, 1).tolist() == [4, 10]
+    assert merging_layer.over_period(first, later, 3).tolist() == [2, 14 / 3]
+
+
+def test_a_network_is_compared_row_by_row(subject, capsys):
+    bench = Bench(model="toy", ratios=(0.5, 0.9), resolutions=(8, 16), backends=("fused", "math"), rounds=2, memory=False, scale="smoke")
+    rows = bench_merging.network(bench)
+    assert [(row.resolution, row.backend, row.ratio) for row in rows] == [
+        (side, backend, ratio) for side in (8, 16) for backend in ("fused", "math") for ratio in (0.5, 0.9)
+    ]
+    assert all(row.plain > 0 and row.merged > 0 for row in rows)
+    assert all((row.lead is None) == (row.ratio == 0.9) for row in rows)  # tomesd stops at 0.75
+    assert capsys.readouterr().out.count("a step") == len(rows)
+    assert bench_merging.network(bench) == rows  # from the records
+
+
+def test_what_does_not_fit_is_predicted_and_left_out(subject, monkeypatch, capsys):
+    monkeypatch.setattr(capacity, "free", lambda device: 1.0)
+    assert bench_merging.network(Bench(model="toy", resolutions=(8,), rounds=1, memory=False, scale="smoke")) == []
+    said = capsys.readouterr().out
+    assert "GiB predicted" in said and "left out" in said
+
+
+def test_a_step_that_reuses_makes_no_matching(subject, monkeypatch):
+    from frugal.methods import matching, reductions
+
+    made, match = [], matching.match
+    monkeypatch.setattr(reductions, "match", lambda *given: made.append(1) or match(*given))
+    runs, x, words = {}, torch.randn(1, 4, 8, 8), torch.zeros(1, 5, 16)
+    for step in (0, 1):
+        with torch.no_grad(), bench_merging._step(runs, "tome", step, subject.unet, 0.5, reuse=2):
+            subject.unet(x, 500, words)
+    assert len(made) == 2  # a block on the way down and one on the way up, once
+
+
+def test_the_layer_and_its_ways(monkeypatch):
+    monkeypatch.setattr(merging_layer, "CHANNELS", 16)
+    rows = merging_layer.shares((0.5, 0.9), 64, reuse=(3, 1), rounds=2, scale="smoke")
+    assert [(row.ratio, row.way) for row in rows] == [
+        (0.5, "tome, reuse 3"), (0.5, "tome, reuse 1"), (0.5, "tomesd"), (0.9, "tome, reuse 3"), (0.9, "tome, reuse 1"),
+    ]  # fmt: skip
+    assert all(np.isclose(row.ideal / row.speedup, row.milliseconds * row.ideal / row.speedup / row.milliseconds) for row in rows)
+
+
+@pytest.mark.parametrize("method", ["tome", "prune", "todo", "tomesd"])
+def test_the_layer_is_that_of_the_network(method, monkeypatch):
+    """With nothing removed but copies of a token, merging changes nothing."""
+    merged, attention = merging_layer._layer(method, 0.5, 8)
+    tokens = torch.ones(2, 64, merging_layer.CHANNELS)
+    with torch.no_grad():
+        assert torch.allclose(attention(tokens), merging_layer._attention()(tokens), atol=1e-5)
+    assert method == "tomesd" or merged.report()[0]["tokens_after"] == 32
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ratios": "a,b"}, "--ratios: got 'a,b'"), ({"backends": "fast"}, "backends: got 'fast', allowed are fused, math"),
+        ({"against": "todo"}, "against: got 'todo'"), ({"layer": True, "model": "x"}, "--model: got it where it changes nothing"),
+        ({"images": 3}, "--images"), ({"resolutions": "0"}, "resolutions: got"), ({"quality": True, "ratios": "0.5"}, "--ratios"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        bench_merging.asked(**options)
+
+
+def test_the_error_of_attention_is_that_of_the_layers_alone():
+    found = fidelity.attention_error(ratios=(0.5,), count=1, size=64, reuse=2)
+    assert set(found.layer) == {f"{block}.attn1" for block in (
+        "down_blocks.0.attentions.0.transformer_blocks.0", "up_blocks.2.attentions.0.transformer_blocks.0",
+        "up_blocks.2.attentions.1.transformer_blocks.0")}  # fmt: skip
+    assert ((found.ours > 0) & (found.ours < 1) & (found.theirs > 0) & (found.theirs < 1)).all()
