@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -204,14 +205,10 @@ def _largest(question: Question, part: str) -> tuple[int, int]:
         smaller = replace(question, size=size)
         flops = count_flops(smaller)
         operations = flops["layers"] + (flops["rest"] if part == "network" else 0)
-        math = question.backend == "math" or not _fused(question)
-        if capacity.fits(question.unet, size, question.batch, operations, math):
+        scores = question.backend == "math" or any(type(a.processor) is AttnProcessor for a in question.attentions)
+        if capacity.fits(question.unet, size, question.batch, operations, scores):
             return size
     raise ValueError(f"resolution: got {_px(question)}, allowed is less: even a sixteenth of it cannot be run here")
-
-
-def _fused(question: Question) -> bool:
-    return all(hasattr(nn.functional, "scaled_dot_product_attention") and "2_0" in type(a.processor).__name__ for a in question.attentions)
 
 
 def count_flops(question: Question) -> dict[str, float]:
