@@ -90,7 +90,7 @@ def run_tomesd(unet, monkeypatch, ratio, order):
 def test_equals_tomesd_with_the_same_destinations(text, monkeypatch, ratio):
     text = copy.deepcopy(text)
     whole = run(text)
-    with merge_tokens(text, ratio) as merging:
+    with merge_tokens(text, ratio, reuse=1) as merging:
         ours = run(text)
     theirs = run_tomesd(text, monkeypatch, ratio, [row["layer"] for row in merging.report()])
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -305,10 +305,13 @@ def test_results_depend_on_seed_and_timestep_alone(unet):
 def test_an_image_does_not_depend_on_its_batch(pixels):
     x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     times = torch.tensor([7, 3, 7])
-    with torch.no_grad(), merge_tokens(pixels, 0.5):
+    with torch.no_grad(), merge_tokens(pixels, 0.5) as merging:
         together = pixels(x, times).sample
-        alone = torch.cat([pixels(x[i : i + 1], times[i]).sample for i in range(3)])
-    assert torch.allclose(together, alone, atol=1e-5)
+        alone = []
+        for i in range(3):
+            merging.reset()
+            alone.append(pixels(x[i : i + 1], times[i]).sample)
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_both_halves_of_guidance_share_destinations(text):
@@ -333,7 +336,10 @@ def test_ratios_out_of_range_are_refused(pixels, ratio):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"method": "todo"}, "method: got 'todo', allowed are tome, tomesd"),
+        ({"method": "tofu"}, "method: got 'tofu', allowed are tome, prune, todo, tomesd"),
+        ({"reuse": 0}, "reuse: got 0, allowed is a whole number from 1 to 10"),
+        ({"reuse": 11}, "reuse: got 11"),
+        ({"reuse": True}, "reuse: got True"),
         ({"layers": "all"}, "layers: got 'all', allowed are 'auto'"),
         ({"layers": ["down_blocks.9"]}, "layers: got 'down_blocks.9'.*mid_block.attentions.0"),
         ({"layers": []}, r"layers: got \[\]"),

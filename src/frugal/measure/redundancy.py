@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..methods.matching import Call, tome
+from ..methods.matching import Call
+from ..methods.reductions import tome
 from . import quality
 
 PHOTOGRAPHS = {  # of skimage.data: {name: (row, column, side) of the square that is taken}

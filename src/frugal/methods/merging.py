@@ -1,45 +1,51 @@
 """Token merging as attention processors, reversible, for `UNet2DModel` and `UNet2DConditionModel` alike.
 
-Norms, residual and rescaling see every token; between them the network's own processor attends to the tokens a method
-leaves it. A further method is one entry of METHODS: attend, tokens, metric, Call -> output for every token.
+Norms, residual and rescaling see every token; between them the network's own processor attends to the tokens that a method
+of `reductions` leaves it.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from typing import Self
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
-from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from .matching import Call, tome
+from .layers import Layer, select, self_attentions
+from .library import LIBRARY, TOMESD_LARGEST_RATIO, patch_tomesd
+from .matching import Call
+from .reductions import METHODS
+from .reuse import Memory, Run
 
-METHODS = {"tome": tome}
-LIBRARY = "tomesd"  # the original implementation, which does its own wiring
 LARGEST_RATIO = 0.9
-TOMESD_LARGEST_RATIO = 0.75
+REUSE, LONGEST_REUSE = 5, 10  # steps
+__all__ = [
+    "LIBRARY", "METHODS", "TOMESD_LARGEST_RATIO", "Layer", "Merging", "is_merged", "merge_tokens", "select", "self_attentions",
+]  # fmt: skip
 
 
 def merge_tokens(
     unet: UNet2DModel | UNet2DConditionModel,
-    ratio: float,                                # share of tokens removed, in [0, 0.9]
+    ratio: float,                                # share of tokens removed, in [0, 0.9]; for "todo" of keys and values
     method: str = "tome",                        # a name in METHODS, or "tomesd", the original library (ratio <= 0.75)
     layers: str | int | Sequence[str] = "auto",  # "auto", the largest downsampling factor, or names of layers
     seed: int = 0,                               # of the destinations, 0 or more
+    reuse: int = REUSE,                          # steps for which the choice of tokens is good, 1 (never reused) to 10
 ) -> "Merging":  # fmt: skip
     """Merge tokens in the self-attention of `unet` at once, until `.remove()` or the end of a `with` block.
 
     "auto" means the highest attention resolution of a network with transformer blocks and every self-attention of the
-    others. Destinations depend on seed, layer and timestep alone. Ratio 0 leaves the network untouched. Raises
-    ValueError for bad arguments, for a network already merged and for a ratio above 0 that would remove nothing; where
-    the size of the input is what decides, the network's call raises it.
+    others. With `reuse` of 2 or more all layers of one resolution share a choice as well, as do the halves of guidance in
+    `frugal.sample`; 1 is the published method. Destinations depend on seed, layer and time step alone. In a loop of your own a
+    changed time step begins a step, and `.reset()` an image. Ratio 0 leaves the network untouched. Raises ValueError for
+    bad arguments, for a network already merged and for a ratio above 0 that would remove nothing; where the size of the
+    input is what decides, the network's call raises it.
     Source: Bolya and Hoffman, arXiv 2303.17604; cells larger than 2x2 above a ratio of 0.75 are ours.
     """
     if not isinstance(unet, UNet2DModel | UNet2DConditionModel):
@@ -48,80 +54,19 @@ def merge_tokens(
         raise ValueError(f"ratio: got {ratio!r}, allowed is a number from 0 to {LARGEST_RATIO}")
     if method not in (*METHODS, LIBRARY):
         raise ValueError(f"method: got {method!r}, allowed are {', '.join((*METHODS, LIBRARY))}")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed: got {seed!r}, allowed is a whole number from 0 to 2**63 - 1")
+    _whole("seed", seed, 0, 2**63 - 1)
+    _whole("reuse", reuse, 1, LONGEST_REUSE)
     if is_merged(unet):
         raise ValueError("unet: got a network whose tokens are merged, allowed is one without; remove() that first")
-    merging = Merging(unet, float(ratio), select(unet, layers), int(seed))
+    merging = Merging(unet, float(ratio), select(unet, layers), int(seed), int(reuse), method)
     if ratio > 0:
         merging.install(patch_tomesd if method == LIBRARY else partial(set_processors, method=METHODS[method]))
     return merging
 
 
-@dataclass(eq=False)
-class Layer:
-    """A self-attention, and what only the modules around it see."""
-
-    name: str
-    attention: Attention
-    factor: int  # downsampling of the network's input at this layer
-    block: BasicTransformerBlock | None = None  # the transformer block and its model, where the input is a sequence
-    transformer: Transformer2DModel | None = None
-    grid: tuple[int, int] | None = None
-    metric: Tensor | None = None  # the block's input before its norm: what tomesd compares
-
-    def watch(self, stack: ExitStack) -> None:
-        """Note the grid and the block's input at every call, until `stack` closes."""
-        if self.block is not None:
-            for module, note in ((self.transformer, self._note_grid), (self.block, self._note_metric)):
-                stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
-
-    def _note_grid(self, _module, args, kwargs):
-        self.grid = tuple((args[0] if args else kwargs["hidden_states"]).shape[-2:])
-
-    def _note_metric(self, _module, args, kwargs):
-        self.metric = args[0] if args else kwargs["hidden_states"]
-
-    def take_metric(self, default: Tensor) -> Tensor:
-        metric, self.metric = self.metric, None
-        return default if metric is None else metric
-
-
-def self_attentions(unet: UNet2DModel | UNet2DConditionModel) -> Iterator[Layer]:
-    """Every self-attention that merging may act on: plain ones on feature maps and the attn1 of transformer blocks."""
-    lowest = len(unet.down_blocks) - 1
-    parts = [(f"down_blocks.{i}", part, i) for i, part in enumerate(unet.down_blocks)]
-    parts += [("mid_block", unet.mid_block, lowest)] if unet.mid_block is not None else []
-    parts += [(f"up_blocks.{i}", part, lowest - i) for i, part in enumerate(unet.up_blocks)]
-    for prefix, part, level in parts:
-        transformers = [module for module in part.modules() if isinstance(module, Transformer2DModel)]
-        owners = {block.attn1: (block, t) for t in transformers for block in t.transformer_blocks}
-        others = {module for t in transformers for module in t.modules()} - set(owners)
-        for name, module in part.named_modules(prefix=prefix):
-            if isinstance(module, Attention) and module not in others and attends_to_itself(module):
-                yield Layer(name, module, 2**level, *owners.get(module, (None, None)))
-
-
-def attends_to_itself(attention: Attention) -> bool:
-    return not attention.is_cross_attention and attention.added_kv_proj_dim is None
-
-
-def select(unet: UNet2DModel | UNet2DConditionModel, layers: str | int | Sequence[str]) -> list[Layer]:
-    """The layers that `layers` of `merge_tokens` means; raises ValueError where it means nothing."""
-    found = {layer.name: layer for layer in self_attentions(unet)}
-    if isinstance(layers, Integral) and not isinstance(layers, bool) and layers >= 1:
-        return [layer for layer in found.values() if layer.factor <= layers]
-    if layers == "auto":
-        finest = min((layer.factor for layer in found.values()), default=1)
-        everywhere = all(layer.block is None for layer in found.values())
-        return [layer for layer in found.values() if everywhere or layer.factor == finest]
-    names = layers if isinstance(layers, list | tuple) and layers else [layers]
-    if unknown := [name for name in names if not isinstance(name, str) or name not in found]:
-        raise ValueError(
-            f"layers: got {unknown[0]!r}, allowed are 'auto', a downsampling factor from 1 on, "
-            f"or a list of names among {', '.join(found) or 'none: this network has no self-attention'}"
-        )
-    return [found[name] for name in dict.fromkeys(names)]
+def _whole(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+        raise ValueError(f"{name}: got {value!r}, allowed is a whole number from {low} to {high}")
 
 
 def is_merged(unet: nn.Module) -> bool:
@@ -135,20 +80,25 @@ def is_merged(unet: nn.Module) -> bool:
 class Merging:
     """Merged tokens in one network: a context manager whose end, or `remove()`, restores the network exactly."""
 
-    def __init__(self, unet: UNet2DModel | UNet2DConditionModel, ratio: float, layers: list[Layer], seed: int):
+    def __init__(
+        self, unet: UNet2DModel | UNet2DConditionModel, ratio: float, layers: list[Layer], seed: int,
+        reuse: int = 1, method: str = "tome",
+    ):  # fmt: skip
         self.unet, self.ratio, self.layers, self.seed = unet, ratio, layers, seed
-        self.timesteps: tuple[float, ...] = (0.0,)
+        settings = id(unet), ratio, tuple(layer.name for layer in layers), seed, reuse, method
+        self.memory = Memory(reuse, settings, self.observe)
         self.seen: Counter[tuple[str, int, int]] = Counter()
-        self.over = False
+        self.entered = self.over = False
         self._undo = ExitStack()
         self._removed = 0
+        self._thread: int | None = None  # which is inside the network
 
     def install(self, wiring) -> None:
         if not self.layers:
             raise ValueError(f"layers: no self-attention to merge among those asked for in {type(self.unet).__name__}")
         with ExitStack() as stack:
             stack.callback(self.unet.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
-            stack.callback(self.unet.register_forward_hook(self._end).remove)
+            stack.callback(self.unet.register_forward_hook(self._end, always_call=True).remove)
             wiring(self, stack)
             self._undo = stack.pop_all()
 
@@ -160,10 +110,21 @@ class Merging:
     def __enter__(self) -> Self:
         if self.over:
             raise ValueError("merging: got one that was removed before, allowed is a new one: call merge_tokens again")
+        if self.entered:
+            raise ValueError("merging: got one that is entered already, allowed is one `with` block")
+        self.entered = True
         return self
 
     def __exit__(self, *_exception) -> None:
         self.remove()
+
+    def reset(self, halves: int = 1) -> None:
+        """An image begins, in a loop of your own: nothing chosen before is used again.
+
+        `halves=2` announces batches whose halves are the same images without and with their prompts.
+        """
+        _whole("halves", halves, 1, 2)
+        self.memory.own = Run(halves=halves)
 
     def report(self) -> list[dict[str, str | int]]:
         """Layer, tokens before and after, and calls, for every shape seen; empty at ratio 0, which touches no layer.
@@ -175,18 +136,26 @@ class Merging:
         keys = ("layer", "tokens_before", "tokens_after", "calls")
         return [dict(zip(keys, (*seen, calls), strict=True)) for seen, calls in self.seen.items()]
 
-    def observe(self, layer: Layer, before: int, after: int) -> None:
-        self.seen[layer.name, before, after] += 1
+    def observe(self, layer: str, before: int, after: int) -> None:
+        self.seen[layer, before, after] += 1
         self._removed += before - after
 
     def _begin(self, _unet, args, kwargs):
-        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-        times = torch.as_tensor(timestep).flatten().tolist()
-        self.timesteps = tuple(times if len(set(times)) > 1 else times[:1])
-        self._removed = 0
+        timestep = torch.as_tensor(args[1] if len(args) > 1 else kwargs["timestep"])
+        self.memory.timestep = timestep
+        if torch.compiler.is_compiling():  # the rest is for what is called, not for what is traced
+            return
+        here = threading.get_ident()
+        if self._thread not in (None, here):
+            raise RuntimeError("unet: got a call while another thread is inside the merged network, allowed is one at a time")
+        self._thread, self._removed = here, 0
+        self.memory.begin(timestep)
 
-    def _end(self, _unet, _args, _output):
-        if not self._removed:
+    def _end(self, _unet, _args, output):
+        if torch.compiler.is_compiling() or self._thread != threading.get_ident():  # refused: the call is another's
+            return
+        self._thread = None
+        if output is not None and not self._removed:  # none: it raised something itself
             sizes = sorted({before for _, before, _ in self.seen}, reverse=True)
             raise ValueError(f"ratio: got {self.ratio}, which removes none of the {sizes} tokens of the layers touched")
 
@@ -237,11 +206,13 @@ class MergedAttention:
             )
 
         def attend(queries: Tensor, keys: Tensor | None = None) -> Tensor:
-            self.merging.observe(self.layer, count, (queries if keys is None else keys).shape[1])
+            if not torch.compiler.is_compiling():  # else the choice itself is counted, where it is used
+                self.merging.observe(self.layer.name, count, (queries if keys is None else keys).shape[1])
             return self.original(core, queries, encoder_hidden_states=keys)
 
+        memory = self.merging.memory
         removed = int(self.merging.ratio * count)
-        call = Call(self.layer.name, grid, removed, self.merging.timesteps, self.merging.seed)
+        call = Call(self.layer.name, grid, removed, (), self.merging.seed, memory=memory)
         return self.method(attend, tokens, metric, call)
 
 
@@ -252,45 +223,3 @@ def set_processors(merging: Merging, stack: ExitStack, method) -> None:
         original = layer.attention.processor
         stack.callback(layer.attention.set_processor, original)
         layer.attention.set_processor(MergedAttention(merging, layer, method, original))
-
-
-def patch_tomesd(merging: Merging, stack: ExitStack) -> None:
-    """Let the original library patch the network, until `stack` closes; refused where it would do less than asked."""
-    import tomesd
-
-    if merging.ratio > TOMESD_LARGEST_RATIO:
-        raise ValueError(
-            f"ratio: got {merging.ratio}, allowed with method 'tomesd' is up to {TOMESD_LARGEST_RATIO}: its 2x2 cells "
-            "cap larger ratios there without saying so; method 'tome' takes larger cells"
-        )
-    factor = max(layer.factor for layer in merging.layers)
-    reach = [layer for layer in self_attentions(merging.unet) if layer.block is not None and layer.factor <= factor]
-    if not reach:
-        raise ValueError(
-            f"method: got 'tomesd', which patches transformer blocks and would change nothing in this "
-            f"{type(merging.unet).__name__}; allowed is {', '.join(METHODS)}"
-        )
-    if {layer.name for layer in merging.layers} != {layer.name for layer in reach}:
-        raise ValueError("layers: got a choice that tomesd cannot make, allowed is 'auto' or a downsampling factor")
-    stack.callback(unpatch_tomesd, merging.unet)
-    tomesd.apply_patch(merging.unet, ratio=merging.ratio, max_downsample=factor)
-    device = next(merging.unet.parameters()).device
-    # Its own default is a fork of the global generator's state.
-    merging.unet._tome_info["args"]["generator"] = torch.Generator(device).manual_seed(merging.seed)
-    for layer in merging.layers:
-        layer.watch(stack)
-        count = partial(count_tokens, merging, layer)
-        stack.callback(layer.attention.register_forward_pre_hook(count, with_kwargs=True).remove)
-
-
-def count_tokens(merging: Merging, layer: Layer, _module, args, kwargs) -> None:
-    tokens = args[0] if args else kwargs["hidden_states"]
-    merging.observe(layer, layer.take_metric(tokens).shape[1], tokens.shape[1])
-
-
-def unpatch_tomesd(unet: nn.Module) -> None:
-    import tomesd
-
-    tomesd.remove_patch(unet)
-    for module in unet.modules():
-        module.__dict__.pop("_tome_info", None)  # which remove_patch leaves behind

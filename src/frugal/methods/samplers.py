@@ -14,6 +14,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from .reuse import Run
+
 if TYPE_CHECKING:
     from ..models.zoo import Model
 
@@ -119,14 +121,16 @@ def denoise(
     options = {"generator": generators} if sampler in STOCHASTIC else {}
     options |= {"eta": eta} if sampler == "ddim" else {}
     noise = randn_tensor((len(seeds), *model.latent_shape), generator=generators, device=model.device)
-    return _states(network, scheduler, noise * scheduler.init_noise_sigma, options)
+    run = Run(halves=2 if _guided(guidance, prompts) else 1)
+    return _states(network, scheduler, noise * scheduler.init_noise_sigma, options, run)
 
 
-def _states(network: Network, scheduler: Any, noisy: Tensor, options: dict[str, Any]) -> Iterator[State]:
+def _states(network: Network, scheduler: Any, noisy: Tensor, options: dict[str, Any], run: Run) -> Iterator[State]:
     step, began = 0, None
     for call, t in enumerate(scheduler.timesteps, start=1):
         began = float(t) if began is None else began
-        noisy, clean, seen = _advance(network, scheduler, t, noisy, options)
+        with run.step_at(step, float(t)):
+            noisy, clean, seen = _advance(network, scheduler, t, noisy, options)
         if not _is_trial(scheduler, call):
             yield State(step, began, seen, clean)
             step, began = step + 1, None
@@ -196,11 +200,11 @@ def _network(model: "Model", prompts: list[str] | None, guidance: float | None, 
     """The network as a function of sample and time alone; with guidance, of both halves in one call (arXiv 2207.12598)."""
     if guidance is not None and (prompts is None or not guidance >= 1):
         raise ValueError(f"guidance={guidance!r}: allowed is a number from 1, of a text-conditioned model with prompts")
-    scale, dtype = GUIDANCE if guidance is None else guidance, model.dtype
+    scale, dtype = _scale(guidance), model.dtype
     if not model.conditional:
         return lambda noisy, t: model.unet(noisy.to(dtype), t).sample.float()
     said = model.encode_text([""] * count if prompts is None else prompts).to(dtype)
-    if prompts is None or scale == 1:
+    if not _guided(guidance, prompts):
         return lambda noisy, t: model.unet(noisy.to(dtype), t, encoder_hidden_states=said).sample.float()
     both = torch.cat([model.encode_text([""] * count).to(dtype), said])
 
@@ -210,6 +214,15 @@ def _network(model: "Model", prompts: list[str] | None, guidance: float | None, 
         return without + scale * (with_prompt - without)
 
     return guided
+
+
+def _scale(guidance: float | None) -> float:
+    return GUIDANCE if guidance is None else guidance
+
+
+def _guided(guidance: float | None, prompts: Sequence[str] | None) -> bool:
+    """Whether the network gets two halves in one batch."""
+    return prompts is not None and _scale(guidance) != 1
 
 
 def _seeds(seeds: Iterable[int]) -> list[int]:
