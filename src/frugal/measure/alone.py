@@ -33,7 +33,7 @@ def only(unet: nn.Module, layers: Sequence[Layer], size: tuple[int, int], batch:
 
 def _run(stack: ExitStack, unit: nn.Module, layers: list[Layer], size: tuple[int, int], batch: int) -> Callable[[], Any]:
     """The function that runs the layers of one transformer, or the one attention on a feature map."""
-    height, width = (-(-side // layers[0].factor) for side in size)  # a stride rounds up
+    height, width = grid(layers[0], size)
     if layers[0].transformer is None:
         feature_map = _random(layers[0].attention, batch, layers[0].attention.query_dim, height, width)
         return lambda: unit(feature_map)
@@ -44,6 +44,12 @@ def _run(stack: ExitStack, unit: nn.Module, layers: list[Layer], size: tuple[int
         _replace(stack, layer.block.ff, "forward", lambda hidden_states, *_arguments, **_options: hidden_states)
     _replace(stack, unit, "forward", lambda *_arguments, **_options: [layer.block(tokens) for layer in layers])
     return lambda: unit(feature_map)
+
+
+def grid(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a layer's tokens for a network's input of that size: a stride rounds up."""
+    height, width = (-(-side // layer.factor) for side in size)
+    return height, width
 
 
 def _random(attention: nn.Module, *shape: int) -> Tensor:

@@ -19,6 +19,7 @@ from . import alone, capacity, cost, layertimes, predict, records
 from .timing import label
 
 HELD_OUT = Path(__file__).with_name("held_out.json")
+OPTIONS = {"reuse": 1}  # every step and layer matches anew: one step tells all, and most that can be misjudged is in it
 ROUNDS = 3
 AT_MOST = 0.5  # of the median error of either naive predictor
 PREDICTORS = {"predicted": "prediction", "unchanged": "no change", "flops": "FLOPs alone"}
@@ -68,7 +69,7 @@ def measured_points(model: zoo.Model, held_out: dict, rounds: int, scale: str) -
     for point in held_out["points"]:
         groups.setdefault((point["resolution"], point["backend"]), []).append(point["ratio"])
     for (resolution, backend), ratios in groups.items():
-        ask = {"resolution": resolution, "backend": backend, "batch": held_out["batch"], "scale": scale}
+        ask = {"resolution": resolution, "backend": backend, "batch": held_out["batch"], "scale": scale} | OPTIONS
         said = [predict.predict_speedup(model, held_out["method"], ratio, **ask) for ratio in ratios]
         seconds = step_seconds(model, held_out["method"], ratios, rounds, ask)
         for ratio, guess in zip(ratios, said, strict=True):

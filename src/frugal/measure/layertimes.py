@@ -5,6 +5,7 @@ Each is a record of this machine. Shapes and modules decide them, not what was l
 
 import contextlib
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from numbers import Integral
@@ -111,6 +112,8 @@ def question(
     chosen, factor = tuple(merging.select(unet, layers)), int(downsampling or factor)
     size = _size(unet, resolution, factor)
     asked = Question(unet, method, float(ratio), size, factor, backend, chosen, batch, rounds, scale, options)
+    if ratio > 0 and not any(int(ratio * math.prod(alone.grid(layer, size))) for layer in chosen):
+        raise ValueError(f"ratio: got {ratio}, which removes none of the tokens of {len(chosen)} layers at {_px(asked)}")
     if backend is not None and ratio > 0:
         _check_backend(asked)
     return asked
@@ -185,11 +188,14 @@ def times(question: Question) -> Times:
         how.append(f"{_px(question)} is too large to be run here: the rest of the step is scaled by its FLOPs")
     if layer_size != question.size:
         how.append("and so are the layers; the part of their time that merging saves is left as it is, too low if anything")
-    merged = layers["matching"]
+    merged, merged_flops = layers["matching"], layers["flops_matching"]
     if (reuse := int(layers["reuse"][0])) > 1:
-        merged = (merged + (reuse - 1) * layers["reusing"]) / reuse
+        merged, merged_flops = (
+            (layers[first] + (reuse - 1) * layers[later]) / reuse
+            for first, later in (("matching", "reusing"), ("flops_matching", "flops_reusing"))
+        )
         how.append(f"a matching serves {reuse} steps: the mean of these")
-    saved, flops_saved = (layers["whole"] - merged) / layers["inside"], 1 - layers["flops_merged"] / layers["flops_whole"]
+    saved, flops_saved = (layers["whole"] - merged) / layers["inside"], 1 - merged_flops / layers["flops_whole"]
     share = float(target["layers"] / (target["layers"] + target["rest"]))
     return Times(rest + inside, inside + 0 * rest, saved, share, float(flops_saved[0]), tuple(how))
 
@@ -257,7 +263,8 @@ def _layer_seconds(question: Question) -> dict:
     with attending(question.backend), alone.only(unet, question.layers, question.size, question.batch):
         flops = {"flops_whole": cost.flops(first)}
         with question.merge() as merged:
-            flops["flops_merged"], reuse = cost.flops(first), getattr(merged, "reuse", 1)
+            flops |= {"flops_matching": cost.flops(first), "flops_reusing": cost.flops(later)}
+            reuse = 1 if question.method == merging.LIBRARY else merged.reuse
         functions = {"whole": first, "matching": first} | ({"reusing": later} if reuse > 1 else {})
         contexts = {"whole": partial(alone.clocked, question.attentions, inside, question.device)}
         contexts |= {"matching": question.merge} | ({"reusing": partial(_matched, question, first)} if reuse > 1 else {})
