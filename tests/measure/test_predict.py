@@ -258,7 +258,7 @@ def test_memory_that_is_not_there_is_not_asked_for(clock, monkeypatch):
     assert capacity.memory(unet, (64, 64), 1, True) > capacity.memory(unet, (64, 64), 1, False)
     monkeypatch.setattr(capacity, "free", lambda _: capacity.memory(unet, (32, 32), 1, True))
     assert "too large" in predict_speedup(unet, ratio=0.5, resolution=64, backend="math").how[2]
-    assert len(predict_speedup(unet, ratio=0.5, resolution=32, backend="math").how) == 2
+    assert "too large" not in " ".join(predict_speedup(unet, ratio=0.5, resolution=32, backend="math").how)
     monkeypatch.setattr(capacity, "free", lambda _: 0)
     with pytest.raises(ValueError, match="resolution: got 64x64 px, allowed is less"):
         predict_speedup(unet, ratio=0.5, resolution=64)
@@ -271,7 +271,10 @@ def test_free_memory_is_a_number_of_bytes():
 @pytest.mark.parametrize("backend", ["fused", "math", None])
 def test_the_backend_asked_for_is_the_one_in_use(clock, backend):
     unet, seen = text(), set()
-    state = lambda: (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled())  # noqa: E731
+
+    def state():
+        return torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
+
     before = state()
     for layer in merging.select(unet, "auto"):
         layer.attention.to_q.register_forward_pre_hook(
@@ -336,7 +339,7 @@ def test_a_backend_that_does_nothing_or_is_not_there_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="backend: got 'math', but AttnProcessor does not call scaled_dot_product"):
         predict_speedup(unet, backend="math")
     monkeypatch.setitem(layertimes.BACKENDS, "fused", [torch.nn.attention.SDPBackend.CUDNN_ATTENTION])
-    with pytest.raises(ValueError, match=r"backend: got 'fused', which cpu cannot run for this network \(No available"):
+    with pytest.raises(ValueError, match=r"backend: got 'fused', which cpu cannot run for this network \(No "):
         predict_speedup(pixels(), backend="fused")
 
 

@@ -48,7 +48,9 @@ class Point:
         )
 
 
-def prediction(rounds: int = ROUNDS, held_out: dict | None = None, model: zoo.Model | None = None, scale="quick") -> str:
+def prediction(
+    rounds: int = ROUNDS, held_out: dict | None = None, model: zoo.Model | None = None, scale: str = "quick"
+) -> str:
     """Score the prediction, printing every point as it is measured; the last words say whether its target is met.
 
     `rounds`: of interleaved steps, 3 or more. Stored records are not measured again.
@@ -104,9 +106,10 @@ def keep(model: zoo.Model, held_out: dict, points: list[Point], scale: str) -> r
     columns = {name: [asdict(point)[name] for point in points] for name in ("measured", "low", "high", *PREDICTORS)}
     source = (predict, layertimes, alone, capacity, merging, matching)
     about = {"name": model.name, "weights": "any", "weights_hash": None, "revision": None}
+    found = {name: {"unit": "1", "values": values} for name, values in columns.items()}
     return records.measure(
-        "time", "prediction-score", held_out | columns, lambda: {n: {"unit": "1", "values": v} for n, v in columns.items()},
-        scale=scale, source=source, model=about, device=str(model.device), dtype=model.dtype,
+        "time", "prediction-score", held_out | columns, lambda: found, scale=scale, source=source, model=about,
+        device=str(model.device), dtype=model.dtype,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def fits(unet: nn.Module, size: tuple[int, int], batch: int, flops: float, score
 
 
 def memory(unet: nn.Module, size: tuple[int, int], batch: int, scores: bool) -> int:
-    """Bytes that a step needs at its peak besides the weights, estimated from above; `scores`: attention holds them all."""
+    """Bytes that a step needs besides the weights, estimated from above; `scores`: attention holds all of them."""
     places, item = size[0] * size[1], unet.dtype.itemsize
     maps = MAPS * places * unet.config.block_out_channels[0]
     layers = merging.self_attentions(unet)

@@ -71,7 +71,7 @@ class Question:
     def measure(self, kind: str, name: str, function, source: tuple, **asked) -> dict[str, np.ndarray]:
         """The values of a record, measured now unless stored."""
         asked |= {"size": self.size, "batch": self.batch, "layers": [layer.name for layer in self.layers]}
-        model = {"name": type(self.unet).__name__, "weights": "any", "weights_hash": self.architecture, "revision": None}
+        model = {"name": type(self.unet).__name__, "weights": "any", "weights_hash": self.architecture}
         about = {"scale": self.scale, "source": source, "model": model, "device": str(self.device)}
         return records.measure(kind, name, asked, partial(function, self), dtype=self.unet.dtype, **about).values
 
@@ -106,7 +106,7 @@ def question(
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: got {value!r}, allowed is a whole number from 1 on")
     if backend not in (None, *BACKENDS):
-        raise ValueError(f"backend: got {backend!r}, allowed are {', '.join(BACKENDS)} and None, as the network does now")
+        raise ValueError(f"backend: got {backend!r}, allowed are {', '.join(BACKENDS)} and None, what the network does")
     options = options | {"layers": layers}
     merge_tokens(unet, ratio, method=method, **options).remove()  # refuses what it does not take
     chosen, factor = tuple(merging.select(unet, layers)), int(downsampling or factor)
@@ -140,7 +140,8 @@ def _size(unet: nn.Module, resolution: Any, downsampling: int) -> tuple[int, int
     whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
     if len(sides) != 2 or not whole or any(side % multiple for side in sides):
         raise ValueError(
-            f"resolution: got {resolution!r}, allowed is a side in pixels or a pair (height, width), multiples of {multiple}"
+            f"resolution: got {resolution!r}, allowed is a side in pixels or a pair (height, width), "
+            f"multiples of {multiple}"
         )
     return tuple(int(side) // downsampling for side in sides)
 
@@ -184,10 +185,11 @@ def times(question: Question) -> Times:
     how += [f"layers alone, whole and merged in turn: {question.rounds} rounds at {_px(alone_)}"]
     if network_size != question.size:
         rest = rest * (target["rest"] / counted["rest"])
-        inside = np.median(layers["inside"]) if layer_size == question.size else inside * target["layers"] / counted["layers"]
+        grown = inside * target["layers"] / counted["layers"]
+        inside = np.median(layers["inside"]) if layer_size == question.size else grown
         how.append(f"{_px(question)} is too large to be run here: the rest of the step is scaled by its FLOPs")
     if layer_size != question.size:
-        how.append("and so are the layers; the part of their time that merging saves is left as it is, too low if anything")
+        how.append("and so are the layers; the part of their time that merging saves is left as it is, rather too low")
     merged, merged_flops = layers["matching"], layers["flops_matching"]
     if (reuse := int(layers["reuse"][0])) > 1:
         merged, merged_flops = (
