@@ -87,7 +87,7 @@ def test_the_arithmetic_is_amdahl_s(clock):
 def test_the_interval_holds_the_prediction_and_follows_the_scatter():
     rng = np.random.default_rng(0)
     times = [
-        layertimes.Times(np.full(5, 10.0), rng.normal(4, s, 5), rng.normal(0.5, s, 5), 0.4, 0.5, ())
+        layertimes.Times(np.full(5, 10.0), rng.normal(4, s, 5), rng.normal(0.5, s, 5), 0.5, 0.4, ())
         for s in (0.01, 0.1)
     ]
     narrow, wide = (predict._combined(layertimes.question(pixels(), "tome", 0.5), t) for t in times)

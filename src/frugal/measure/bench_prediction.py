@@ -43,8 +43,8 @@ class Point:
     def __str__(self) -> str:
         measured = f"measured {self.measured:+6.1%} ({self.low:+.1%} to {self.high:+.1%})"
         return (
-            f"{self.resolution} px {self.backend:5} ratio {self.ratio:.2f}: {measured}, predicted {self.predicted:+6.1%}, "
-            f"no change +0.0%, FLOPs alone {self.flops:+6.1%}, bound {self.bound:6.1%}"
+            f"{self.resolution} px {self.backend:5} ratio {self.ratio:.2f}: {measured}, "
+            f"predicted {self.predicted:+6.1%}, no change +0.0%, FLOPs alone {self.flops:+6.1%}, bound {self.bound:6.1%}"
         )
 
 

@@ -91,8 +91,8 @@ class Times:
     network: np.ndarray  # seconds of a step
     layers: np.ndarray  # of these, inside the layers to be merged
     saved: np.ndarray  # part of their time that the layers save, merged
+    flops_saved: float  # part of their FLOPs
     flops_share: float  # of a step's FLOPs inside the layers
-    flops_saved: float  # part of these saved
     how: tuple[str, ...]
 
 
@@ -113,7 +113,7 @@ def question(
     size = _size(unet, resolution, factor)
     asked = Question(unet, method, float(ratio), size, factor, backend, chosen, batch, rounds, scale, options)
     if ratio > 0 and not any(int(ratio * math.prod(alone.grid(layer, size))) for layer in chosen):
-        raise ValueError(f"ratio: got {ratio}, which removes none of the tokens of {len(chosen)} layers at {_px(asked)}")
+        raise ValueError(f"ratio: got {ratio}, which removes none of the tokens of these layers at {_px(asked)}")
     if backend is not None and ratio > 0:
         _check_backend(asked)
     return asked
@@ -151,7 +151,8 @@ def _check_backend(question: Question) -> None:
     """One call of the layers on a few tokens: is the backend there, and does the network listen to it?"""
     few = (2 * max(layer.factor for layer in question.layers),) * 2
     noise = torch.zeros(1, device=question.device)
-    with attending(question.backend), alone.only(question.unet, question.layers, few), alone.counted_attention() as calls:
+    layers = alone.only(question.unet, question.layers, few)
+    with attending(question.backend), layers, alone.counted_attention() as calls:
         try:
             question.unet(noise, TIMESTEP)
         except RuntimeError as error:
@@ -163,8 +164,8 @@ def _check_backend(question: Question) -> None:
     if not calls:
         kinds = sorted({type(layer.attention.processor).__name__ for layer in question.layers})
         raise ValueError(
-            f"backend: got {question.backend!r}, but {', '.join(kinds)} does not call scaled_dot_product_attention, whose "
-            "backends these are; allowed is None"
+            f"backend: got {question.backend!r}, but {', '.join(kinds)} does not call scaled_dot_product_attention, "
+            "whose backends these are; allowed is None"
         )
 
 
@@ -190,16 +191,19 @@ def times(question: Question) -> Times:
         how.append(f"{_px(question)} is too large to be run here: the rest of the step is scaled by its FLOPs")
     if layer_size != question.size:
         how.append("and so are the layers; the part of their time that merging saves is left as it is, rather too low")
-    merged, merged_flops = layers["matching"], layers["flops_matching"]
     if (reuse := int(layers["reuse"][0])) > 1:
-        merged, merged_flops = (
-            (layers[first] + (reuse - 1) * layers[later]) / reuse
-            for first, later in (("matching", "reusing"), ("flops_matching", "flops_reusing"))
-        )
         how.append(f"a matching serves {reuse} steps: the mean of these")
-    saved, flops_saved = (layers["whole"] - merged) / layers["inside"], 1 - merged_flops / layers["flops_whole"]
     share = float(target["layers"] / (target["layers"] + target["rest"]))
-    return Times(rest + inside, inside + 0 * rest, saved, share, float(flops_saved[0]), tuple(how))
+    return Times(rest + inside, inside + 0 * rest, *_saved(layers, reuse), flops_share=share, how=tuple(how))
+
+
+def _saved(layers: dict[str, np.ndarray], reuse: int) -> tuple[np.ndarray, float]:
+    """Parts of their time and of their FLOPs that the layers save, merged, over the steps that a matching serves."""
+    merged, flops = (
+        (layers[first] + (reuse - 1) * layers.get(later, 0.0)) / reuse
+        for first, later in (("matching", "reusing"), ("flops_matching", "flops_reusing"))
+    )
+    return (layers["whole"] - merged) / layers["inside"], float(1 - flops[0] / layers["flops_whole"][0])
 
 
 def _px(question: Question) -> str:
@@ -269,7 +273,8 @@ def _layer_seconds(question: Question) -> dict:
             reuse = 1 if question.method == merging.LIBRARY else merged.reuse
         functions = {"whole": first, "matching": first} | ({"reusing": later} if reuse > 1 else {})
         contexts = {"whole": partial(alone.clocked, question.attentions, inside, question.device)}
-        contexts |= {"matching": question.merge} | ({"reusing": partial(_matched, question, first)} if reuse > 1 else {})
+        contexts |= {"matching": question.merge, "reusing": partial(_matched, question, first)}
+        contexts = {name: contexts[name] for name in functions}
         seconds = cost.interleaved(functions, question.rounds, 1, question.device, contexts)
     seconds["inside"] = inside[-question.rounds :]
     found = {name: {"unit": "s", "values": values} for name, values in seconds.items()}
