@@ -1,4 +1,4 @@
-"""Self-attention layers of a network alone: its own modules in its own order and under its own hooks, all else left out.
+"""Self-attention layers of a network alone: its own modules, in its order and under its hooks, all else left out.
 
 What merging does to a layer, whichever way it is wired, is so timed without running the network itself.
 """
@@ -17,7 +17,7 @@ from . import cost
 
 @contextmanager
 def only(unet: nn.Module, layers: Sequence[Layer], size: tuple[int, int], batch: int = 1) -> Iterator[None]:
-    """Until the end, a call of `unet` runs nothing but `layers`, on random tokens of the shape they have in the network.
+    """Until the end, a call of `unet` runs nothing but `layers`, on random tokens of the shape they have there.
 
     `size`: height and width of the network's input, `batch` its rows. A transformer block keeps its first norm and its
     self-attention. Hooks on the network, transformers, blocks and layers see what they would see; outputs are dropped.
@@ -31,9 +31,9 @@ def only(unet: nn.Module, layers: Sequence[Layer], size: tuple[int, int], batch:
         yield
 
 
-def _run(stack: ExitStack, unit: nn.Module, layers: list[Layer], size: tuple[int, int], batch: int) -> Callable[[], Any]:
+def _run(stack: ExitStack, unit: nn.Module, layers: list[Layer], size: tuple[int, int], batch: int) -> Callable:
     """The function that runs the layers of one transformer, or the one attention on a feature map."""
-    height, width = (-(-side // layers[0].factor) for side in size)  # a stride rounds up
+    height, width = grid(layers[0], size)
     if layers[0].transformer is None:
         feature_map = _random(layers[0].attention, batch, layers[0].attention.query_dim, height, width)
         return lambda: unit(feature_map)
@@ -44,6 +44,12 @@ def _run(stack: ExitStack, unit: nn.Module, layers: list[Layer], size: tuple[int
         _replace(stack, layer.block.ff, "forward", lambda hidden_states, *_arguments, **_options: hidden_states)
     _replace(stack, unit, "forward", lambda *_arguments, **_options: [layer.block(tokens) for layer in layers])
     return lambda: unit(feature_map)
+
+
+def grid(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a layer's tokens for a network's input of that size: a stride rounds up."""
+    height, width = (-(-side // layer.factor) for side in size)
+    return height, width
 
 
 def _random(attention: nn.Module, *shape: int) -> Tensor:

@@ -19,6 +19,7 @@ from .plan import MERGING
 from .timing import label
 
 HELD_OUT = Path(__file__).with_name("held_out.json")
+OPTIONS = {"reuse": 1}  # every step and layer matches anew: one step tells all, and most that can be misjudged is in it
 ROUNDS = 3
 AT_MOST = 0.5  # of the median error of either naive predictor
 PREDICTORS = {"predicted": "prediction", "unchanged": "no change", "flops": "FLOPs alone"}
@@ -42,12 +43,14 @@ class Point:
     def __str__(self) -> str:
         measured = f"measured {self.measured:+6.1%} ({self.low:+.1%} to {self.high:+.1%})"
         return (
-            f"{self.resolution} px {self.backend:5} ratio {self.ratio:.2f}: {measured}, predicted {self.predicted:+6.1%}, "
-            f"no change +0.0%, FLOPs alone {self.flops:+6.1%}, bound {self.bound:6.1%}"
+            f"{self.resolution} px {self.backend:5} ratio {self.ratio:.2f}: {measured}, "
+            f"predicted {self.predicted:+6.1%}, no change +0.0%, FLOPs alone {self.flops:+6.1%}, bound {self.bound:6.1%}"
         )
 
 
-def prediction(rounds: int = ROUNDS, held_out: dict | None = None, model: zoo.Model | None = None, scale="quick") -> str:
+def prediction(
+    rounds: int = ROUNDS, held_out: dict | None = None, model: zoo.Model | None = None, scale: str = "quick"
+) -> str:
     """Score the prediction, printing every point as it is measured; the last words say whether its target is met.
 
     `rounds`: of interleaved steps, 3 or more. Stored records are not measured again.
@@ -68,7 +71,7 @@ def measured_points(model: zoo.Model, held_out: dict, rounds: int, scale: str) -
     for point in held_out["points"]:
         groups.setdefault((point["resolution"], point["backend"]), []).append(point["ratio"])
     for (resolution, backend), ratios in groups.items():
-        ask = {"resolution": resolution, "backend": backend, "batch": held_out["batch"], "scale": scale}
+        ask = {"resolution": resolution, "backend": backend, "batch": held_out["batch"], "scale": scale} | OPTIONS
         said = [predict.predict_speedup(model, held_out["method"], ratio, **ask) for ratio in ratios]
         seconds = step_seconds(model, held_out["method"], ratios, rounds, ask)
         for ratio, guess in zip(ratios, said, strict=True):
@@ -103,9 +106,10 @@ def keep(model: zoo.Model, held_out: dict, points: list[Point], scale: str) -> r
     columns = {name: [asdict(point)[name] for point in points] for name in ("measured", "low", "high", *PREDICTORS)}
     source = (predict, layertimes, alone, capacity, *MERGING)
     about = {"name": model.name, "weights": "any", "weights_hash": None, "revision": None}
+    found = {name: {"unit": "1", "values": values} for name, values in columns.items()}
     return records.measure(
-        "time", "prediction-score", held_out | columns, lambda: {n: {"unit": "1", "values": v} for n, v in columns.items()},
-        scale=scale, source=source, model=about, device=str(model.device), dtype=model.dtype,
+        "time", "prediction-score", held_out | columns, lambda: found, scale=scale, source=source, model=about,
+        device=str(model.device), dtype=model.dtype,
     )  # fmt: skip
 
 

@@ -30,17 +30,19 @@ def halves(unet: nn.Module, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         yield tuple(max(whole, side // 2**k // whole * whole) for side in size)
 
 
-def fits(unet: nn.Module, size: tuple[int, int], batch: int, flops: float, math: bool) -> bool:
+def fits(unet: nn.Module, size: tuple[int, int], batch: int, flops: float, scores: bool) -> bool:
     """Whether a step of so many FLOPs takes less than about a minute and the memory that is free."""
-    return flops <= MOST_FLOPS.get(unet.device.type, MOST_FLOPS["cpu"]) and memory(unet, size, batch, math) <= free(unet.device)
+    quick = flops <= MOST_FLOPS.get(unet.device.type, MOST_FLOPS["cpu"])
+    return quick and memory(unet, size, batch, scores) <= free(unet.device)
 
 
-def memory(unet: nn.Module, size: tuple[int, int], batch: int, math: bool) -> int:
-    """Bytes that a step needs at its peak besides the weights, estimated from above; `math`: attention is not fused."""
+def memory(unet: nn.Module, size: tuple[int, int], batch: int, scores: bool) -> int:
+    """Bytes that a step needs besides the weights, estimated from above; `scores`: attention holds all of them."""
     places, item = size[0] * size[1], unet.dtype.itemsize
     maps = MAPS * places * unet.config.block_out_channels[0]
-    scores = max((layer.attention.heads * (places // layer.factor**2) ** 2 for layer in merging.self_attentions(unet)), default=0)
-    return batch * item * (maps + SCORES * scores * math)
+    layers = merging.self_attentions(unet)
+    largest = max((layer.attention.heads * (places // layer.factor**2) ** 2 for layer in layers), default=0)
+    return batch * item * (maps + SCORES * largest * scores)
 
 
 def free(device: torch.device) -> float:

@@ -161,9 +161,9 @@ def module_flops(unet: nn.Module, sample_shape: tuple[int, ...], timestep: int =
         return torch.func.functional_call(unet, tensors, arguments, keywords)
 
     counts = _count(forward, (sample, timestep), _on_meta(options)).get_flop_counts()
-    whole, prefix = sum(counts["Global"].values()), f"{type(unet).__name__}."
-    inside = {name.removeprefix(prefix): sum(found.values()) for name, found in counts.items() if name.startswith(prefix)}
-    return inside | {"": whole}
+    prefix, sums = f"{type(unet).__name__}.", {name: sum(found.values()) for name, found in counts.items()}
+    inside = {name.removeprefix(prefix): found for name, found in sums.items() if name.startswith(prefix)}
+    return inside | {"": sums["Global"]}
 
 
 def _on_meta(options):

@@ -5,6 +5,7 @@ Each is a record of this machine. Shapes and modules decide them, not what was l
 
 import contextlib
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from numbers import Integral
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -69,7 +71,7 @@ class Question:
     def measure(self, kind: str, name: str, function, source: tuple, **asked) -> dict[str, np.ndarray]:
         """The values of a record, measured now unless stored."""
         asked |= {"size": self.size, "batch": self.batch, "layers": [layer.name for layer in self.layers]}
-        model = {"name": type(self.unet).__name__, "weights": "any", "weights_hash": self.architecture, "revision": None}
+        model = {"name": type(self.unet).__name__, "weights": "any", "weights_hash": self.architecture}
         about = {"scale": self.scale, "source": source, "model": model, "device": str(self.device)}
         return records.measure(kind, name, asked, partial(function, self), dtype=self.unet.dtype, **about).values
 
@@ -89,8 +91,8 @@ class Times:
     network: np.ndarray  # seconds of a step
     layers: np.ndarray  # of these, inside the layers to be merged
     saved: np.ndarray  # part of their time that the layers save, merged
+    flops_saved: float  # part of their FLOPs
     flops_share: float  # of a step's FLOPs inside the layers
-    flops_saved: float  # part of these saved
     how: tuple[str, ...]
 
 
@@ -104,12 +106,14 @@ def question(
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: got {value!r}, allowed is a whole number from 1 on")
     if backend not in (None, *BACKENDS):
-        raise ValueError(f"backend: got {backend!r}, allowed are {', '.join(BACKENDS)} and None, as the network does now")
+        raise ValueError(f"backend: got {backend!r}, allowed are {', '.join(BACKENDS)} and None, what the network does")
     options = options | {"layers": layers}
     merge_tokens(unet, ratio, method=method, **options).remove()  # refuses what it does not take
     chosen, factor = tuple(merging.select(unet, layers)), int(downsampling or factor)
     size = _size(unet, resolution, factor)
     asked = Question(unet, method, float(ratio), size, factor, backend, chosen, batch, rounds, scale, options)
+    if ratio > 0 and not any(int(ratio * math.prod(alone.grid(layer, size))) for layer in chosen):
+        raise ValueError(f"ratio: got {ratio}, which removes none of the tokens of these layers at {_px(asked)}")
     if backend is not None and ratio > 0:
         _check_backend(asked)
     return asked
@@ -136,7 +140,8 @@ def _size(unet: nn.Module, resolution: Any, downsampling: int) -> tuple[int, int
     whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
     if len(sides) != 2 or not whole or any(side % multiple for side in sides):
         raise ValueError(
-            f"resolution: got {resolution!r}, allowed is a side in pixels or a pair (height, width), multiples of {multiple}"
+            f"resolution: got {resolution!r}, allowed is a side in pixels or a pair (height, width), "
+            f"multiples of {multiple}"
         )
     return tuple(int(side) // downsampling for side in sides)
 
@@ -146,7 +151,8 @@ def _check_backend(question: Question) -> None:
     """One call of the layers on a few tokens: is the backend there, and does the network listen to it?"""
     few = (2 * max(layer.factor for layer in question.layers),) * 2
     noise = torch.zeros(1, device=question.device)
-    with attending(question.backend), alone.only(question.unet, question.layers, few), alone.counted_attention() as calls:
+    layers = alone.only(question.unet, question.layers, few)
+    with attending(question.backend), layers, alone.counted_attention() as calls:
         try:
             question.unet(noise, TIMESTEP)
         except RuntimeError as error:
@@ -158,8 +164,8 @@ def _check_backend(question: Question) -> None:
     if not calls:
         kinds = sorted({type(layer.attention.processor).__name__ for layer in question.layers})
         raise ValueError(
-            f"backend: got {question.backend!r}, but {', '.join(kinds)} does not call scaled_dot_product_attention, whose "
-            "backends these are; allowed is None"
+            f"backend: got {question.backend!r}, but {', '.join(kinds)} does not call scaled_dot_product_attention, "
+            "whose backends these are; allowed is None"
         )
 
 
@@ -180,17 +186,24 @@ def times(question: Question) -> Times:
     how += [f"layers alone, whole and merged in turn: {question.rounds} rounds at {_px(alone_)}"]
     if network_size != question.size:
         rest = rest * (target["rest"] / counted["rest"])
-        inside = np.median(layers["inside"]) if layer_size == question.size else inside * target["layers"] / counted["layers"]
+        grown = inside * target["layers"] / counted["layers"]
+        inside = np.median(layers["inside"]) if layer_size == question.size else grown
         how.append(f"{_px(question)} is too large to be run here: the rest of the step is scaled by its FLOPs")
     if layer_size != question.size:
-        how.append("and so are the layers; the part of their time that merging saves is left as it is, too low if anything")
-    merged = layers["matching"]
+        how.append("and so are the layers; the part of their time that merging saves is left as it is, rather too low")
     if (reuse := int(layers["reuse"][0])) > 1:
-        merged = (merged + (reuse - 1) * layers["reusing"]) / reuse
         how.append(f"a matching serves {reuse} steps: the mean of these")
-    saved, flops_saved = (layers["whole"] - merged) / layers["inside"], 1 - layers["flops_merged"] / layers["flops_whole"]
     share = float(target["layers"] / (target["layers"] + target["rest"]))
-    return Times(rest + inside, inside + 0 * rest, saved, share, float(flops_saved[0]), tuple(how))
+    return Times(rest + inside, inside + 0 * rest, *_saved(layers, reuse), flops_share=share, how=tuple(how))
+
+
+def _saved(layers: dict[str, np.ndarray], reuse: int) -> tuple[np.ndarray, float]:
+    """Parts of their time and of their FLOPs that the layers save, merged, over the steps that a matching serves."""
+    merged, flops = (
+        (layers[first] + (reuse - 1) * layers.get(later, 0.0)) / reuse
+        for first, later in (("matching", "reusing"), ("flops_matching", "flops_reusing"))
+    )
+    return (layers["whole"] - merged) / layers["inside"], float(1 - flops[0] / layers["flops_whole"][0])
 
 
 def _px(question: Question) -> str:
@@ -204,14 +217,10 @@ def _largest(question: Question, part: str) -> tuple[int, int]:
         smaller = replace(question, size=size)
         flops = count_flops(smaller)
         operations = flops["layers"] + (flops["rest"] if part == "network" else 0)
-        math = question.backend == "math" or not _fused(question)
-        if capacity.fits(question.unet, size, question.batch, operations, math):
+        scores = question.backend == "math" or any(type(a.processor) is AttnProcessor for a in question.attentions)
+        if capacity.fits(question.unet, size, question.batch, operations, scores):
             return size
     raise ValueError(f"resolution: got {_px(question)}, allowed is less: even a sixteenth of it cannot be run here")
-
-
-def _fused(question: Question) -> bool:
-    return all(hasattr(nn.functional, "scaled_dot_product_attention") and "2_0" in type(a.processor).__name__ for a in question.attentions)
 
 
 def count_flops(question: Question) -> dict[str, float]:
@@ -260,10 +269,12 @@ def _layer_seconds(question: Question) -> dict:
     with attending(question.backend), alone.only(unet, question.layers, question.size, question.batch):
         flops = {"flops_whole": cost.flops(first)}
         with question.merge() as merged:
-            flops["flops_merged"], reuse = cost.flops(first), getattr(merged, "reuse", 1)
+            flops |= {"flops_matching": cost.flops(first), "flops_reusing": cost.flops(later)}
+            reuse = 1 if question.method == merging.LIBRARY else merged.reuse
         functions = {"whole": first, "matching": first} | ({"reusing": later} if reuse > 1 else {})
         contexts = {"whole": partial(alone.clocked, question.attentions, inside, question.device)}
-        contexts |= {"matching": question.merge} | ({"reusing": partial(_matched, question, first)} if reuse > 1 else {})
+        contexts |= {"matching": question.merge, "reusing": partial(_matched, question, first)}
+        contexts = {name: contexts[name] for name in functions}
         seconds = cost.interleaved(functions, question.rounds, 1, question.device, contexts)
     seconds["inside"] = inside[-question.rounds :]
     found = {name: {"unit": "s", "values": values} for name, values in seconds.items()}

@@ -1,4 +1,4 @@
-"""Whether merging tokens pays for a network on this machine: the bound and a prediction, before any merged network runs.
+"""Whether merging tokens pays for a network on this machine: the bound and a prediction, before it runs merged.
 
 A share s of a step's time is spent in the layers to be merged, and alone they save a part r of it: the step saves s r,
 and no method that acts on these layers saves more than s (Amdahl, AFIPS 1967).
@@ -80,8 +80,8 @@ def predict_speedup(
 
     Runs the untouched network a few times and the layers to be merged alone, whole and merged, never a merged network.
     The times are records, and asking again costs nothing. What is too large to be run here is scaled by FLOPs from a
-    smaller size, and `how` says so. Weights do not matter. `downsampling` of a bare UNet2DConditionModel is 8, of a bare
-    UNet2DModel 1, of a model or pipeline what its autoencoder does. With `reuse` above 1 a matching's time is spread
+    smaller size, and `how` says so. Weights do not matter. `downsampling` of a bare UNet2DConditionModel is 8, of
+    a bare UNet2DModel 1, of a model or pipeline what its autoencoder does. With `reuse` above 1 a matching's time is spread
     over its steps. Ratio 0 is 1 exactly, and nothing is measured.
     Raises ValueError for what merge_tokens refuses, and for a resolution, backend, batch or downsampling that this
     network or machine does not take. Source: Amdahl 1967; a merged layer's cost has matching and copies in it.

@@ -87,6 +87,7 @@ class Merging:
         self.unet, self.ratio, self.layers, self.seed, self.reuse = unet, ratio, layers, seed, reuse
         settings = id(unet), ratio, tuple(layer.name for layer in layers), seed, reuse, method
         self.memory = Memory(reuse, settings, self.observe)
+        self.reuse = reuse  # steps
         self.seen: Counter[tuple[str, int, int]] = Counter()
         self.entered = self.over = False
         self._undo = ExitStack()
