@@ -146,6 +146,12 @@ def plain_networks() -> set[str]:
     return plain | {name for name, parts in zoo.EMBEDDED.items() if "text_encoder" not in parts}
 
 
+class Merging(Chapter):
+    """The parameters of chapter 6."""
+
+    ratio: float = Field(0.5, ge=0.1, le=0.75, description="a number from 0.1 to 0.75")
+
+
 class Models(Chapter):
     """The parameters of the appendix on the embedded models."""
 
@@ -154,7 +160,10 @@ class Models(Chapter):
     seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")  # also of the first test face
 
 
-CHAPTERS = {"01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments, "appendix_models": Models}
+CHAPTERS = {
+    "01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments,
+    "06_merging": Merging, "appendix_models": Models,
+}  # fmt: skip
 
 
 def validate(chapter: type[BaseModel] = Experiments, /, **given) -> BaseModel:

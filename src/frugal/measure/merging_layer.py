@@ -20,7 +20,7 @@ from . import cost, layertimes, memory, records
 from .plan import MERGING
 from .quality import Estimate
 
-BATCH, CHANNELS, HEADS, PIXELS = 2, 320, 8, 8  # of SD v1-5: both halves of guidance; pixels a token's side
+BATCH, CHANNELS, HEAD, PIXELS = 2, 320, 40, 8  # of SD v1-5: both halves of guidance; channels a head; pixels a token's side
 RATIOS = (0.25, 0.5, 0.75)
 LEAST = {0.25: 0.9, 0.5: 0.9, 0.75: 0.75}  # share of the ideal speed-up that the default method is to reach
 
@@ -50,19 +50,24 @@ def shares(
     reuse: Sequence[int] = (merging.REUSE, 1),
     rounds: int = 7,
     *,
-    method: str = "tome", device="cpu", dtype=torch.float32, scale: str = "quick",
+    method: str = "tome", channels: int = CHANNELS, device="cpu", dtype=torch.float32, scale: str = "quick",
 ) -> list[Share]:  # fmt: skip
     """Each way at each ratio, with tomesd beside it: a step is averaged over a period of reuse with the matching in it.
 
     The batch are the two halves of guidance, which share a choice that is reused and are matched apart by one that is not.
-    Stored records are not measured again.
+    `channels`: a multiple of 40, the width of a head. Stored records are not measured again.
     """
-    asked = {"ratios": ratios, "resolution": resolution, "backend": backend, "method": method, "rounds": rounds}
+    asked = {"ratios": ratios, "resolution": resolution, "backend": backend, "method": method, "rounds": rounds, "channels": channels}
     function = partial(_seconds, asked, device, dtype)
     source = (*MERGING, cost.interleaved, _seconds, _layer)
     record = records.measure("time", "merging-layer", asked, function, scale=scale, source=source, device=str(device), dtype=dtype)
-    found, rows = record.values, []
-    for ratio in ratios:
+    return compared(record, reuse)
+
+
+def compared(record: records.Record, reuse: Sequence[int] = (merging.REUSE, 1)) -> list[Share]:
+    """What a record of the layer says of each way at each ratio."""
+    found, method, rows = record.values, record.asked["method"], []
+    for ratio in record.asked["ratios"]:
         ideal, alone, first, later = (found[f"{what} {ratio:g}"] for what in ("ideal", "alone", "first", "later"))
         ways = {f"{method}, reuse {n}": over_period(first, later, n) if n > 1 else alone for n in reuse}
         if f"tomesd {ratio:g}" in found:
@@ -82,28 +87,29 @@ def over_period(first: np.ndarray, later: np.ndarray, reuse: int) -> np.ndarray:
 
 @torch.inference_mode()
 def _seconds(asked: dict, device, dtype) -> dict:
-    side = asked["resolution"] // PIXELS
-    tokens = _tokens(side * side, device, dtype)
-    functions: dict[str, Callable] = {"whole": partial(_attention(device, dtype), tokens)}
+    side, like = asked["resolution"] // PIXELS, {"device": device, "dtype": dtype, "channels": asked["channels"]}
+    tokens, method = _tokens(side * side, **like), asked["method"]
+    functions: dict[str, Callable] = {"whole": partial(_attention(**like), tokens)}
     for ratio in asked["ratios"]:
         kept = tokens[:, : side * side - int(ratio * side * side)].contiguous()
         functions[f"ideal {ratio:g}"] = partial(functions["whole"].func, kept)
-        functions[f"alone {ratio:g}"] = partial(_layer(asked["method"], ratio, side, device, dtype, reuse=1)[1], tokens)
-        merged, attention = _layer(asked["method"], ratio, side, device, dtype)
+        functions[f"alone {ratio:g}"] = partial(_layer(method, ratio, side, reuse=1, **like)[1], tokens)
+        merged, attention = _layer(method, ratio, side, **like)
         functions[f"first {ratio:g}"] = partial(_first, merged, attention, tokens)
-        functions[f"later {ratio:g}"] = partial(_layer(asked["method"], ratio, side, device, dtype)[1], tokens)
+        functions[f"later {ratio:g}"] = partial(_layer(method, ratio, side, **like)[1], tokens)
         if ratio <= library.TOMESD_LARGEST_RATIO:
-            functions[f"tomesd {ratio:g}"] = partial(_layer(library.LIBRARY, ratio, side, device, dtype)[1], tokens)
+            functions[f"tomesd {ratio:g}"] = partial(_layer(library.LIBRARY, ratio, side, **like)[1], tokens)
     with layertimes.attending(asked["backend"]):
         found = cost.interleaved(functions, asked["rounds"], 1, device)
     return {name: {"unit": "s", "values": values} for name, values in found.items()}
 
 
 def _layer(
-    method: str, ratio: float, side: int, device="cpu", dtype=torch.float32, reuse: int = merging.LONGEST_REUSE
-) -> tuple[Merging, Attention]:
+    method: str, ratio: float, side: int, device="cpu", dtype=torch.float32, channels: int = CHANNELS,
+    reuse: int = merging.LONGEST_REUSE,
+) -> tuple[Merging, Attention]:  # fmt: skip
     """The layer on a grid of side x side tokens, merged, and what it reuses."""
-    attention = _attention(device, dtype)
+    attention = _attention(device, dtype, channels)
     layer = Layer("attention", attention, 1, grid=(side, side))
     merged = Merging(None, ratio, [layer], 0, reuse)
     merged.reset(halves=BATCH)
@@ -113,14 +119,14 @@ def _layer(
     return merged, attention
 
 
-def _attention(device="cpu", dtype=torch.float32) -> Attention:
+def _attention(device="cpu", dtype=torch.float32, channels: int = CHANNELS) -> Attention:
     with torch.device("meta"):
-        attention = Attention(CHANNELS, heads=HEADS, dim_head=CHANNELS // HEADS, processor=AttnProcessor2_0())
+        attention = Attention(channels, heads=channels // HEAD, dim_head=HEAD, processor=AttnProcessor2_0())
     return randomise(attention).to(device, dtype)
 
 
-def _tokens(count: int, device="cpu", dtype=torch.float32) -> Tensor:
-    return torch.randn(BATCH, count, CHANNELS, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+def _tokens(count: int, device="cpu", dtype=torch.float32, channels: int = CHANNELS) -> Tensor:
+    return torch.randn(BATCH, count, channels, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
 def _first(merged: Merging, attention: Attention, tokens: Tensor) -> Tensor:

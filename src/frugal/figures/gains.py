@@ -1,0 +1,186 @@
+"""Figures of the chapter on merging that pays: where the time goes, what was predicted, and what governs the gain."""
+
+import pandas as pd
+
+from ..measure.predict import Prediction
+from . import style, words
+from .style import About, Drawn
+from .tables import markdown
+
+HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.2}
+BACKENDS = {"fused": style.PALETTE[0], "math": style.PALETTE[3]}
+REST, LEFT, SAVED, ADDED = "#d9d9d9", style.PALETTE[1], style.PALETTE[2], style.PALETTE[3]
+
+
+def titles(found: list[tuple[str, Prediction]]) -> list[str]:
+    """A line for each prediction: model, side in pixels, backend."""
+    return [f"{name}\n{p.resolution[1]} px, {p.backend or 'own'} attention" for name, p in found]
+
+
+def where_time_goes(found: list[tuple[str, Prediction]], about: About, *, name: str = "06_shares") -> Drawn:
+    """A step's time of each network: outside the merged layers, left in them after merging, and saved by it or added."""
+    with style.canvas(size=(9.2, 0.75 * len(found) + 1.3)) as (figure, axes):
+        for row, (_, p) in enumerate(found):
+            kept = min(p.time_share - p.saved, p.time_share)
+            starts, widths = (0, 1 - p.time_share, 1 - max(p.saved, 0)), (1 - p.time_share, kept, abs(p.saved))
+            for start, width, colour in zip(starts, widths, (REST, LEFT, SAVED if p.saved >= 0 else ADDED), strict=True):
+                axes.barh(row, 100 * width, left=100 * start, color=colour, height=0.62)
+            end = 100 * max(1, 1 - p.saved)
+            axes.text(end + 1, row, f"predicted {p.speedup:.2f}x, bound {p.bound:.2f}x", va="center", fontsize=8.5)
+        axes.set_yticks(range(len(found)), titles(found), fontsize=8.5)
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 130 + 100 * max(0.0, *(-p.saved for _, p in found))), xlabel="per cent of a step's time", xticks=range(0, 101, 20))
+        axes.grid(axis="y", visible=False)
+        kinds = {"outside the attention to be merged": REST, "left in it after merging": LEFT, "saved": SAVED}
+        kinds |= {"added": ADDED} if any(p.saved < 0 for _, p in found) else {}
+        handles = [axes.barh(0, 0, color=colour, label=label) for label, colour in kinds.items()]
+        axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4)
+    ratio = found[0][1].ratio
+    caption = (
+        f"Where a step's time goes, and what merging {ratio:.0%} of the tokens is predicted to save, batch 1. The bound is reached by a method that makes "
+        "the coloured parts vanish. Measured: the untouched network, and its layers alone, whole and merged."
+    )
+    each = zip(titles(found), found, strict=True)
+    told = "; ".join(f"{title}: {p.time_share:.0%} in attention, {p.speedup:.2f}x".replace("\n", ", ") for title, (_, p) in each)
+    return style.finish(figure, name, f"Bars of a step's time. {told}.", caption, about)
+
+
+def prediction_against_measurement(points: pd.DataFrame, about: About, *, name: str = "06_prediction") -> Drawn:
+    """Time saved as predicted against time saved as measured at the held-out points, from `gains.held_out`."""
+    with style.canvas(1, 2, size=(9.2, 4.2)) as (figure, grid):
+        for axes, (column, title) in zip(grid, {"predicted": "predict_speedup", "flops": "FLOPs alone"}.items(), strict=True):
+            for backend, rows in points.groupby("backend"):
+                spread = [100 * (rows.measured - rows.low), 100 * (rows.high - rows.measured)]
+                axes.errorbar(100 * rows[column], 100 * rows.measured, yerr=spread, fmt="o" if backend == "fused" else "s",
+                              color=BACKENDS[backend], capsize=2, label=f"{backend} attention", markersize=5)  # fmt: skip
+            ends = [100 * min(points[[column, "low"]].min().min(), 0) - 2, 100 * points[[column, "high"]].max().max() + 2]
+            axes.plot(ends, ends, color=style.FAINT, linewidth=1, linestyle="--")
+            error = 100 * (points[column] - points.measured).abs().median()
+            axes.set(xlim=ends, ylim=ends, xlabel="per cent of the time saved, predicted", title=f"{title}: off by {error:.1f} points")
+        grid[0].set_ylabel("per cent of the time saved, measured")
+        grid[0].legend(loc="upper left")
+    device, nothing = points.device.iloc[0], 100 * points.measured.abs().median()
+    caption = (
+        f"Stable Diffusion v1-5's network with random weights at {len(points)} points that were written down before any was measured: ratios "
+        f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. Whoever says that nothing changes "
+        f"is off by {nothing:.1f} points. Dashed: as predicted. Bars: 95 % of paired rounds. Measured on {device}."
+    )
+    alt = f"Measured against predicted time saved; median errors {words.percent((points.predicted - points.measured).abs().median())} and {words.percent((points.flops - points.measured).abs().median())}."
+    return style.finish(figure, name, alt, caption, about)
+
+
+def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *, name: str = "06_resolution") -> Drawn:
+    """Speed-up of the attention layer against the image's side, for each backend, from `gains.layer_gains`; hollow: shipped."""
+    backends, ways = list(table.backend.unique()), list(table.way.unique())
+    with style.canvas(1, len(backends), size=(9.2, 4.0), squeeze=False, sharey=True) as (figure, grid):
+        for axes, backend in zip(grid[0], backends, strict=True):
+            for rows, hollow in ((table, {}), (shipped, HOLLOW)):
+                rows = rows[rows.backend == backend]
+                ideal = rows.drop_duplicates("pixels")
+                axes.plot(ideal.pixels, ideal.ideal, "k:" if hollow else "k--", linewidth=1, label=None if hollow else "ideal: no overhead")
+                for way, colour, marker in zip(ways, style.PALETTE, style.MARKERS, strict=False):
+                    some = rows[rows.way == way]
+                    label = None if hollow else way
+                    axes.plot(some.pixels, some.speedup, f"{marker}{':' if hollow else '-'}", color=colour, label=label, markersize=5, **hollow)
+            axes.axhline(1, color=style.FAINT, linewidth=1)
+            axes.set(xscale="log", yscale="log", title=f"{backend} attention", xlabel="side of the image, pixels (a token covers 8)")
+            sides = sorted({*table.pixels, *shipped.pixels})
+            axes.set_xticks(sides, [str(side) for side in sides], fontsize=7.5)
+            axes.set_yticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
+            axes.minorticks_off()
+        grid[0][0].set_ylabel("speed-up of the layer")
+        grid[0][0].legend(fontsize=8)
+    best = table.loc[table.speedup.idxmax()]
+    caption = (
+        f"One self-attention layer of {table.channels.iloc[0]} channels with {table.ratio.iloc[0]:.0%} of its tokens merged, projections included, "
+        "over the resolution of the image: below 1 merging costs more than it saves. The dashed line is the same layer on the tokens that are kept. "
+        "Medians of interleaved rounds."
+    )
+    if len(shipped):
+        caption += f" Hollow: shipped measurements of {', '.join(shipped.device.unique())}."
+    alt = f"Speed-up over resolution; the largest is {best.speedup:.2f} at {best.pixels} pixels, {best.backend} attention, {best.way}."
+    return style.finish(figure, name, alt, caption, about)
+
+
+def governs(tokens: pd.DataFrame, widths: pd.DataFrame, about: About, *, name: str = "06_governs") -> Drawn:
+    """The gain over tokens at a fixed width, and over width at fixed tokens, both from `gains.layer_gains`."""
+    way = tokens.way.iloc[0]
+    panels = ((tokens, "tokens", f"tokens, at {tokens.channels.iloc[0]} channels"),
+              (widths, "channels", f"channels, at {widths.tokens.iloc[0]:,} tokens"))  # fmt: skip
+    with style.canvas(1, 2, size=(9.2, 3.6), sharey=True) as (figure, grid):
+        for axes, (rows, column, title) in zip(grid, panels, strict=True):
+            some = rows[rows.way == way]
+            axes.plot(some[column], some.ideal, "k--", linewidth=1, label="ideal: no overhead")
+            axes.plot(some[column], some.speedup, "o-", color=style.PALETTE[0], label=way)
+            axes.axhline(1, color=style.FAINT, linewidth=1)
+            axes.set(xscale="log", xlabel=title)
+            axes.set_xticks(some[column], [f"{v:,}" for v in some[column]], fontsize=8)
+            axes.minorticks_off()
+        grid[0].set_ylabel("speed-up of the layer")
+        grid[0].legend(fontsize=8)
+    over = swing(tokens, widths)
+    caption = "What governs the gain, fused attention. Left, more tokens at the same width; right, more channels, and so more parameters, for the same tokens."
+    alt = f"Without overhead the speed-up changes by a factor of {over['tokens'][0]:.2f} over tokens and {over['width'][0]:.2f} over width."
+    return style.finish(figure, name, alt, caption, about)
+
+
+def swing(tokens: pd.DataFrame, widths: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
+    """Of both axes: largest ideal speed-up as a multiple of the smallest, and how far the axis went, as a multiple, and the way's own swing."""
+    found = {}
+    for axis, rows, column in (("tokens", tokens, "tokens"), ("width", widths, "channels")):
+        some = rows[rows.way == rows.way.iloc[0]]
+        reach = [float(values.max() / values.min()) for values in (some.ideal, some[column], some.speedup)]
+        found[axis] = tuple(reach)
+    return found
+
+
+def governed(over: dict[str, tuple[float, float, float]]) -> str:
+    """`swing` in words."""
+    (ideal, reach, own), (wide_ideal, wide_reach, wide_own) = over["tokens"], over["width"]
+    return (
+        f"{reach:.0f} times the tokens change the layer's ideal speed-up by a factor of {ideal:.2f} and the measured one by {own:.2f}; "
+        f"{wide_reach:.0f} times the channels, {wide_reach**2:.0f} times the parameters, by {wide_ideal:.2f} and {wide_own:.2f}."
+    )
+
+
+def claim_governed(over: dict[str, tuple[float, float, float]]) -> tuple[str, bool | str]:
+    """The thesis's "number of parameters": whether width moves the gain more than tokens do."""
+    return governed(over), over["width"][2] > over["tokens"][2]
+
+
+def claim_paper(found: list[tuple[str, Prediction]]) -> tuple[str, bool]:
+    """The paper's factor of two, against what is predicted here for Stable Diffusion."""
+    own = [p for name, p in found if name.startswith("stable")] or [p for _, p in found]
+    told = "; ".join(f"{p.backend} attention {p.speedup:.2f}x, bound {p.bound:.2f}x" for p in own)
+    return f"at {own[0].ratio:.0%} and {own[0].resolution[1]} px: {told}", any(p.speedup >= 2 for p in own)
+
+
+def paper_and_thesis(found: list[tuple[str, Prediction]]) -> str:
+    """What the paper reports, what the thesis reports, and what is predicted here: a Markdown table."""
+    rows = []
+    for name, p in found:
+        here = f"{p.speedup:.2f}x predicted, bound {p.bound:.2f}x"
+        paper = "up to 2x (RTX 4090, float16, attention not fused, 60 %)" if name.startswith("stable") and p.backend == "math" else ""
+        thesis = "marginal, best near 50 %" if name.endswith("celebahq-256") else "quality only" if name.startswith("stable") else ""
+        rows.append((f"`{name}`, {p.resolution[1]} px, {p.backend} attention", paper, thesis, here))
+    return markdown(["time of a step or image", "paper (2303.17604)", "thesis", f"here, {found[0][1].ratio:.0%}"], rows)
+
+
+def advice(found: list[tuple[str, Prediction]]) -> str:
+    """When to merge: a Markdown table of predictions."""
+    rows = [
+        (f"`{name}`", f"{p.resolution[1]} px", p.backend or "own", f"{p.time_share:.1%}", f"{p.bound:.2f}x",
+         f"{p.speedup:.2f}x ({p.low:.2f} to {p.high:.2f})", str(p).rpartition(": ")[2])
+        for name, p in found
+    ]  # fmt: skip
+    return markdown(["network", "image", "attention", "of a step's time", "bound", f"predicted at {found[0][1].ratio:.0%}", "advice"], rows)
+
+
+def shares(table: pd.DataFrame) -> str:
+    """What each way of merging reaches of the ideal speed-up: a Markdown table."""
+    rows = [
+        (f"{row.backend}, {row.pixels} px", f"{row.ratio:.0%}", row.way, f"{row.milliseconds:.0f} ms", f"{row.speedup:.2f}x", f"{row.ideal:.2f}x",
+         f"{row.share:.2f} ({row.low:.2f} to {row.high:.2f})")
+        for row in table.itertuples()
+    ]  # fmt: skip
+    return markdown(["layer", "merged", "way", "time", "speed-up", "ideal", "share of the ideal"], rows)

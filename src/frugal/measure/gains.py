@@ -1,0 +1,102 @@
+"""What governs the gain of merging: one attention layer over resolution, backend and width, and whole networks predicted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..models.architectures import published
+from . import merging_layer, records
+from .environment import environment
+from .plan import Subject
+from .predict import Prediction, predict_speedup
+
+COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "ideal", "share", "low", "high", "device", "series"]
+PUBLISHED = (  # model, pixels (None: its own), backends of attention
+    ("ddpm-celebahq-256", None, ("fused",)), ("ldm-celebahq-256", None, ("fused",)),
+    ("stable-diffusion-v1-5", 512, ("fused", "math")),
+)  # fmt: skip
+EMBEDDED = (("faces-ddpm", None, ("fused",)), ("faces-sd", None, ("fused", "math")))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much the chapter measures by itself; shipped records show more of it."""
+
+    networks: tuple[tuple[str, int | None, tuple[str, ...]], ...]
+    pixels: tuple[int, ...]  # of the images whose tokens the layer sees
+    channels: tuple[int, ...]  # of the layer, at as many tokens as `fixed` pixels have
+    fixed: int
+    rounds: int
+
+
+PLANS = {
+    "smoke": Plan(EMBEDDED, (64, 128), (80, 160), 128, 4),
+    "quick": Plan(PUBLISHED, (128, 192, 256, 384, 512), (80, 160, 320, 640), 384, 5),
+    "thesis": Plan(
+        (*PUBLISHED, *(("stable-diffusion-v1-5", side, ("fused", "math")) for side in (768, 1024))),
+        (256, 384, 512, 768, 1024, 1536, 2048), (80, 160, 320, 640, 1280), 512, 7,
+    ),
+}  # fmt: skip
+
+
+def layer_gains(
+    pixels: Iterable[int], backends: Iterable[str] = ("fused", "math"), channels: Iterable[int] = (merging_layer.CHANNELS,),
+    ratio: float = 0.5, *, rounds: int = 5, device: str = "cpu", scale: str = "quick",
+) -> pd.DataFrame:  # fmt: skip
+    """The layer of `merging_layer` at every backend, side of the image and width: one row a way of merging, COLUMNS.
+
+    speedup: over the untouched layer; ideal: of the layer on the tokens that are kept; share of it, with its 95 % interval.
+    """
+    rows = []
+    for backend in backends:
+        for side in pixels:
+            for width in channels:
+                options = {"rounds": rounds, "channels": width, "device": device, "scale": scale}
+                found = merging_layer.shares((ratio,), side, backend, **options)
+                rows += _rows(found, backend, side, width, environment(device)["device"]["name"], "here")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def shipped_layers(ratio: float = 0.5, channels: int = merging_layer.CHANNELS) -> pd.DataFrame:
+    """The same from shipped records, of other machines or longer runs; empty where there are none."""
+    rows = []
+    for record in records.load_shipped():
+        asked = record.asked
+        if record.name == "merging-layer" and asked["channels"] == channels and ratio in asked["ratios"]:
+            found = [share for share in merging_layer.compared(record) if share.ratio == ratio]
+            rows += _rows(found, asked["backend"], asked["resolution"], channels, record.device["name"], "shipped")
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values(["backend", "pixels"], ignore_index=True, kind="stable")
+
+
+def _rows(shares, backend: str, side: int, width: int, device: str, series: str) -> list[tuple]:
+    tokens = (side // merging_layer.PIXELS) ** 2
+    return [
+        (backend, side, tokens, width, s.ratio, s.way, s.milliseconds, s.speedup, s.ideal, s.share.value, s.share.low, s.share.high,
+         device, series) for s in shares
+    ]  # fmt: skip
+
+
+def predictions(networks, ratio: float = 0.5, *, seed: int = 0, device: str = "auto", scale: str = "quick") -> list[tuple[str, Prediction]]:
+    """(model, prediction) of each of a plan's networks at its resolution and backends; published ones with random weights."""
+    found = []
+    for name, pixels, backends in networks:
+        model = Subject.of((name, "random" if published(name) else "embedded"), device).model
+        for backend in backends:
+            found.append((name, predict_speedup(model, "tome", ratio, pixels, backend, seed=seed, scale=scale)))
+    return found
+
+
+def held_out() -> pd.DataFrame:
+    """The points at which the prediction was scored, from the records there are, this machine's before shipped ones.
+
+    Columns resolution, backend, ratio, measured, low, high, predicted, flops, device, series; empty where no record is.
+    """
+    here, shipped = ([r for r in loaded if r.name == "prediction-score"] for loaded in (records.load_all(), records.load_shipped()))
+    rows = []
+    for record in (here or shipped)[-1:]:
+        values = {name: record.values[name] for name in ("measured", "low", "high", "predicted", "flops")}
+        for k, point in enumerate(record.asked["points"]):
+            rows.append(point | {name: float(v[k]) for name, v in values.items()} | {"device": record.device["name"], "series": record.series})
+    columns = ["resolution", "backend", "ratio", "measured", "low", "high", "predicted", "flops", "device", "series"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,76 @@
+"""Figures of the chapter on merging that pays: what is drawn is what was found."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from frugal.figures import gains, style
+from frugal.measure import gains as measured
+from frugal.measure.predict import Prediction
+
+
+@pytest.fixture
+def about():
+    return style.About("quick", "a processor, float32")
+
+
+def prediction(speedup, share, backend="fused"):
+    return Prediction(
+        "tome", 0.5, (512, 512), backend, "cpu", ("a", "b"), speedup, speedup - 0.02, speedup + 0.02, 1 / (1 - share), 1.1, 2.0,
+        2.0 / speedup, share, share, (),
+    )
+
+
+def layers(**columns):
+    base = {"backend": "fused", "pixels": 64, "tokens": 64, "channels": 40, "ratio": 0.5, "way": "tome, reuse 5", "milliseconds": 1.0,
+            "speedup": 1.0, "ideal": 2.0, "share": 0.5, "low": 0.4, "high": 0.6, "device": "a", "series": "here"}
+    return pd.DataFrame(base | columns, columns=measured.COLUMNS, index=range(len(next(iter(columns.values())))))
+
+
+def test_bars_add_up_to_a_step_and_costs_go_beyond_it(about):
+    drawn = gains.where_time_goes([("x", prediction(1.25, 0.4)), ("y", prediction(0.8, 0.1))], about)
+    bars = [bar for bar in drawn.figure.axes[0].patches if bar.get_width()]
+    widths = np.array([bar.get_width() for bar in bars[:6]]).reshape(2, 3)
+    assert np.allclose(widths, [[60, 20, 20], [90, 10, 25]])
+    assert bars[5].get_x() == pytest.approx(100) and "added" in [t.get_text() for t in drawn.figure.axes[0].get_legend().texts]
+    assert "40% in attention, 1.25x" in drawn.alt
+
+
+def test_points_are_drawn_against_what_was_predicted(about):
+    points = pd.DataFrame({"resolution": [512, 768], "backend": ["fused", "math"], "ratio": [0.25, 0.5], "measured": [0.1, 0.3],
+                           "low": [0.09, 0.28], "high": [0.11, 0.33], "predicted": [0.12, 0.3], "flops": [0.05, 0.1], "device": "a"})
+    drawn = gains.prediction_against_measurement(points, about)
+    ours, theirs = drawn.figure.axes
+    assert "off by 1.0 points" in ours.get_title("left") and "off by 12.5 points" in theirs.get_title("left")
+
+
+def test_resolution_shows_every_way_and_shipped_ones_hollow(about):
+    table = pd.concat([layers(pixels=[64, 128], speedup=[0.8, 1.5]), layers(pixels=[64, 128], way=["tomesd"] * 2, speedup=[0.6, 1.2])], ignore_index=True)
+    shipped = layers(pixels=[256], speedup=[2.5], series=["shipped"], device=["another"])
+    drawn = gains.along_resolution(table, shipped, about)
+    [axes] = drawn.figure.axes
+    curves = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert curves["tome, reuse 5"] == [0.8, 1.5] and curves["tomesd"] == [0.6, 1.2]
+    assert [2.5] in [list(line.get_ydata()) for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert "another" in drawn.caption and "1.50 at 128 pixels" in drawn.alt
+
+
+def test_what_governs_the_gain_is_said_from_the_tables(about):
+    tokens = layers(tokens=[64, 256], speedup=[0.5, 1.5], ideal=[2.0, 3.0])
+    widths = layers(channels=[40, 160], speedup=[1.0, 1.25], ideal=[2.0, 2.0])
+    over = gains.swing(tokens, widths)
+    assert over == {"tokens": (1.5, 4.0, 3.0), "width": (1.0, 4.0, 1.25)}
+    assert "16 times the parameters, by 1.00 and 1.25" in gains.governed(over)
+    assert gains.claim_governed(over)[1] is False and gains.claim_governed({"tokens": over["width"], "width": over["tokens"]})[1] is True
+    assert len(gains.governs(tokens, widths, about).figure.axes) == 2
+
+
+def test_tables_and_claims_read_the_predictions():
+    found = [("stable-diffusion-v1-5", prediction(1.2, 0.3)), ("stable-diffusion-v1-5", prediction(2.1, 0.6, "math"))]
+    assert gains.claim_paper(found)[1] is True and gains.claim_paper(found[:1])[1] is False
+    assert "| 30.0% | 1.43x | 1.20x (1.18 to 1.22) | merge if 17% of the time is worth an image that differs |" in gains.advice(found)
+    assert "do not merge" in gains.advice([("x", dataclasses.replace(found[0][1], speedup=0.9, low=0.88, high=0.95))])
+    assert "RTX 4090" in gains.paper_and_thesis(found).splitlines()[3]
+    assert "| fused, 64 px | 50% | tome, reuse 5 | 1 ms | 1.00x | 2.00x | 0.50 (0.40 to 0.60) |" in gains.shares(layers(pixels=[64]))

@@ -1,0 +1,58 @@
+"""Tables of the chapter on merging that pays: rows of the layer, predictions of a plan, shipped records."""
+
+import pytest
+
+from frugal.measure import gains, records
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
+    return tmp_path
+
+
+def test_every_size_backend_and_width_has_a_row_for_each_way(store):
+    table = gains.layer_gains([32, 64], ["fused", "math"], [40], rounds=4, scale="smoke")
+    assert list(table.columns) == gains.COLUMNS and (table.series == "here").all()
+    assert table.groupby(["backend", "pixels"]).way.nunique().tolist() == [3] * 4  # reused, anew, tomesd
+    assert set(table.tokens) == {16, 64} and (table.channels == 40).all()
+    assert ((table.share * table.ideal / table.speedup - 1).abs() < 1).all()  # medians of pairs against pairs of medians
+    again = gains.layer_gains([32, 64], ["fused", "math"], [40], rounds=4, scale="smoke")
+    assert again.equals(table)  # from records
+
+
+def test_shipped_records_of_the_layer_are_rows_of_their_own(store, monkeypatch):
+    gains.layer_gains([64], ["fused"], [40], rounds=4, scale="smoke")
+    shipped = records.load_all(store / "records", series="shipped")
+    monkeypatch.setattr(records, "load_shipped", lambda: shipped)
+    table = gains.shipped_layers(0.5, 40)
+    assert len(table) == 3 and (table.series == "shipped").all()
+    assert gains.shipped_layers(0.5, 80).empty and gains.shipped_layers(0.25, 40).empty
+
+
+def test_predictions_follow_the_plan_and_know_published_from_embedded(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gains.Subject, "model", property(lambda self: (self.name, self.weights)))
+    monkeypatch.setattr(gains, "predict_speedup", lambda model, *rest, **options: asked.append((model, *rest)) or "said")
+    found = gains.predictions((("faces-sd", None, ("fused", "math")), ("ldm-celebahq-256", 256, ("fused",))), 0.25)
+    assert found == [("faces-sd", "said")] * 2 + [("ldm-celebahq-256", "said")]
+    assert asked[1] == (("faces-sd", "embedded"), "tome", 0.25, None, "math")
+    assert asked[2] == (("ldm-celebahq-256", "random"), "tome", 0.25, 256, "fused")
+
+
+def test_held_out_points_come_from_this_machine_before_others(store, monkeypatch):
+    monkeypatch.setattr(records, "load_shipped", list)
+    assert gains.held_out().empty
+    points = [{"resolution": 512, "backend": "fused", "ratio": 0.5}]
+    values = {name: {"unit": "1", "values": [0.1]} for name in ("measured", "low", "high", "predicted", "flops")}
+    for name in ("a", "b"):
+        records.measure("time", "prediction-score", {"points": points, "by": name}, lambda: values, scale="quick")
+    [row] = gains.held_out().to_dict("records")
+    assert (row["resolution"], row["predicted"], row["series"]) == (512, 0.1, "here")
+
+
+def test_plans_ask_for_what_can_be_told_apart():
+    assert set(gains.PLANS) == {"smoke", "quick", "thesis"}
+    for plan in gains.PLANS.values():
+        assert plan.fixed in plan.pixels and len(plan.channels) > 1 and plan.rounds >= 4
+        assert all(side % 8 == 0 for side in plan.pixels) and all(width % 40 == 0 for width in plan.channels)
