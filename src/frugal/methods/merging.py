@@ -142,15 +142,15 @@ class Merging:
         self._removed += before - after
 
     def _begin(self, _unet, args, kwargs):
-        timestep = torch.as_tensor(args[1] if len(args) > 1 else kwargs["timestep"])
-        self.memory.timestep = timestep
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        self.memory.timestep = timestep  # as it is: an operation here would be a compiled graph of its own
         if torch.compiler.is_compiling():  # the rest is for what is called, not for what is traced
             return
         here = threading.get_ident()
         if self._thread not in (None, here):
             raise RuntimeError("unet: got a call while another thread is inside the merged network, allowed is one at a time")
         self._thread, self._removed = here, 0
-        self.memory.begin(timestep)
+        self.memory.begin(torch.as_tensor(timestep))
 
     def _end(self, _unet, _args, output):
         if torch.compiler.is_compiling() or self._thread != threading.get_ident():  # refused: the call is another's

@@ -76,7 +76,7 @@ class Memory:
     def __init__(self, reuse: int, settings: tuple, observe: Callable[[str, int, int], None]):
         self.reuse, self.settings, self.observe = reuse, settings, observe
         self.own = Run()  # of loops that say nothing
-        self.timestep = torch.zeros(())  # of the network call, which a compiled network hands on as a tensor
+        self.timestep: Tensor | float = 0.0  # of the network call, as it was given
         self.number = next(_numbers)
         _memories[self.number] = self
 
@@ -97,7 +97,7 @@ class Memory:
         """What the call's layer has to use: an earlier choice, or a new one, which is remembered."""
         if torch.compiler.is_compiling():
             where = self.number, choose.__name__, call.layer, call.grid, call.removed, call.seed
-            return torch.ops.frugal.choice(metric.detach(), self.timestep, *where)
+            return torch.ops.frugal.choice(metric.detach(), torch.as_tensor(self.timestep), *where)
         return self.recall(choose, metric, call)
 
     def recall(self, choose: Choose, metric: Tensor, call: Call) -> Choice:
