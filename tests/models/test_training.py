@@ -156,11 +156,33 @@ def test_an_unknown_device_is_refused():
         training.train("faces-ddpm", minutes=1, device="abacus")
 
 
-def test_compiling_is_asked_for_and_only_of_the_network(elsewhere, monkeypatch):
+def test_compiling_is_asked_for_and_only_of_a_diffusion_network(elsewhere, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: asked.append(type(network).__name__))
+    monkeypatch.setattr(torch, "compile", lambda network: asked.append(type(network).__name__) or network)
     training.train("faces-ddpm", minutes=1e-4, device="cpu")
     training.train("faces-ddpm", minutes=1e-4, device="cpu", compiled=True)
     assert asked == ["UNet2DModel"]
     with pytest.raises(ValueError, match="compiled: got True for faces-vae"):  # it is not called as a whole
         training.train("faces-vae", minutes=1e-4, compiled=True)
+
+
+def test_a_compiled_network_is_used_only_where_its_gradient_is_the_plain_one(elsewhere, monkeypatch, capsys):
+    def other(network):
+        """The same output, its gradient turned round."""
+
+        def call(*arguments):
+            found = network(*arguments)
+            found.sample = 2 * found.sample.detach() - found.sample
+            return found
+
+        return call
+
+    run = training.Run("faces-ddpm", "cpu", resume=False)
+    _, parameters, images = next(training.batches(0, 4, run.device))
+    state = torch.random.get_rng_state()
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    assert run.compile(parameters, images) and run.called is run.network and capsys.readouterr().out == ""
+    assert all(p.grad is None for _, p in run.parameters()) and torch.equal(state, torch.random.get_rng_state())
+    monkeypatch.setattr(torch, "compile", other)
+    assert not run.compile(parameters, images) and run.called is run.network
+    assert "cosine -1.00" in capsys.readouterr().out
