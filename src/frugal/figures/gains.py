@@ -148,13 +148,6 @@ def claim_governed(over: dict[str, tuple[float, float, float]]) -> tuple[str, bo
     return governed(over), over["width"][2] > over["tokens"][2]
 
 
-def claim_paper(found: list[tuple[str, Prediction]]) -> tuple[str, bool]:
-    """The paper's factor of two, against what is predicted here for Stable Diffusion."""
-    own = [p for name, p in found if name.startswith("stable")] or [p for _, p in found]
-    told = "; ".join(f"{p.backend} attention {p.speedup:.2f}x, bound {p.bound:.2f}x" for p in own)
-    return f"at {own[0].ratio:.0%} and {own[0].resolution[1]} px: {told}", any(p.speedup >= 2 for p in own)
-
-
 def paper_and_thesis(found: list[tuple[str, Prediction]]) -> str:
     """What the paper reports, what the thesis reports, and what is predicted here: a Markdown table."""
     rows = []

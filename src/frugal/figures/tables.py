@@ -63,6 +63,7 @@ def set_up(run, about: About) -> str:
         ("attention", "not stated", "PyTorch's fused scaled_dot_product_attention, merged or not"),
         ("warm-up", "not stated", "one run of everything, not counted"),
         ("merging in DDPM and LDM", "not stated", f"method {run.request.method}, {layers}"),
+        ("matching", "not stated", "anew in every layer and step, as published (reuse=1)"),
     ]  # fmt: skip
     return markdown(["", "thesis (section)", "here"], rows)
 

@@ -16,7 +16,7 @@ from ..methods import merging, samplers
 from ..models import drawing, faces, zoo
 from . import draws, quality
 from .draws import Draw
-from .plan import MERGING, RATIOS, Cell, Subject
+from .plan import MERGING, PUBLISHED_REUSE, RATIOS, Cell, Subject
 from .timing import UNSURE
 
 BATCH = 16  # images sampled at once
@@ -26,13 +26,15 @@ Drawn = dict[Subject, Draw]
 UNRELATED, AUTOENCODER = "unrelated test images", "autoencoder alone"
 
 
-def decay_cells(subject: Subject, ratios: Iterable[float], draw: Draw, watched: int, method: str) -> Iterator[Cell]:
+def decay_cells(
+    subject: Subject, ratios: Iterable[float], draw: Draw, watched: int, method: str, reuse: int = PUBLISHED_REUSE
+) -> Iterator[Cell]:
     """One cell a ratio; raises ValueError for random weights."""
     subject.require_trained("PSNR or SSIM")
     for ratio in ratios:
-        asked = {"ratio": ratio, "method": method, "watched": watched, "steps": draw.steps, "seeds": draw.seeds}
+        asked = {"ratio": ratio, "method": method, "watched": watched, "steps": draw.steps, "seeds": draw.seeds, "reuse": reuse}
         asked |= {"sampler": draw.sampler, **draw.options}
-        function = partial(_compare, subject, ratio, method, draw, watched)
+        function = partial(_compare, subject, ratio, method, draw, watched, reuse)
         runs = 2 if ratio == 0 else 1  # the unmerged images are sampled with the first
         source = (*MERGING, samplers, zoo.Model.decode, quality.psnr, quality.ssim, _similar, _compare, _watch)
         source += (_pictures, test_faces, faces, drawing) if has_faces(subject) else (_pictures,)
@@ -70,11 +72,12 @@ _pictured: dict[tuple[Subject, float, str, Draw], Tensor] = {}
 _unmerged = lru_cache(maxsize=2)(_watch)
 
 
-def _compare(subject: Subject, ratio: float, method: str, draw: Draw, watched: int) -> dict:
+def _compare(subject: Subject, ratio: float, method: str, draw: Draw, watched: int, reuse: int) -> dict:
     reference, path = _unmerged(subject, draw, watched)
-    with merging.merge_tokens(subject.model.unet, ratio, method=method) as merged:
+    with merging.merge_tokens(subject.model.unet, ratio, method=method, reuse=reuse) as merged:
         images, trajectory = _watch(subject, draw, watched)
-    _pictured[subject, ratio, method, draw] = images[:PICTURED]
+    if reuse == PUBLISHED_REUSE:
+        _pictured[subject, ratio, method, draw] = images[:PICTURED]
     found = _similar("", images, reference)
     if watched:
         found |= _similar("step_", trajectory.flatten(0, 1), path.flatten(0, 1))
@@ -91,7 +94,7 @@ def pictures(subject: Subject, ratio: float, method: str, draw: Draw) -> Tensor:
     key = subject, ratio, method, draw
     if key not in _pictured:
         few = draw.part(slice(PICTURED))
-        with merging.merge_tokens(subject.model.unet, ratio, method=method):
+        with merging.merge_tokens(subject.model.unet, ratio, method=method, reuse=PUBLISHED_REUSE):
             _pictured[key] = samplers.sample(subject.model, few.seeds, few.steps, few.sampler, **few.options)
     return _pictured[key]
 
@@ -113,9 +116,9 @@ def test_faces(indices: Iterable[int], size: int = 64) -> Tensor:
 test_faces.__test__ = False  # its name is not a test's
 
 
-def _measured(drawn: Drawn, ratios, watched, method, scale):
+def _measured(drawn: Drawn, ratios, watched, method, scale, reuse=PUBLISHED_REUSE):
     for subject, draw in drawn.items():
-        for cell in decay_cells(subject, ratios, draw, watched, method):
+        for cell in decay_cells(subject, ratios, draw, watched, method, reuse):
             yield subject, cell, cell.measure(scale).values
 
 
@@ -128,14 +131,16 @@ def drawn(models, images=16, steps=25, seed=0, *, prompts=None, guidance=None, d
     return {s: draws.draw(s, images, steps, seed, **(asked if s.conditional else {})) for s in subjects}
 
 
-def quality_decay(drawn: Drawn, ratios=RATIOS, *, watched=4, method="tome", scale="quick") -> pd.DataFrame:
+def quality_decay(
+    drawn: Drawn, ratios=RATIOS, *, watched=4, method="tome", scale="quick", reuse: int = PUBLISHED_REUSE
+) -> pd.DataFrame:  # fmt: skip
     """PSNR (dB) and SSIM of merged images to the unmerged ones of the same seeds, infinite and 1 where identical.
 
-    Columns model, weights, ratio, image (its seed), psnr, ssim, layers, tokens_before, tokens_after (of a step, over the
+    `reuse` as for merge_tokens; 1, as published, matches anew at every step. Columns model, weights, ratio, image (its seed), psnr, ssim, layers, tokens_before, tokens_after (of a step, over the
     layers touched: none at ratio 0). Raises ValueError for random weights.
     """
     rows = []
-    for subject, cell, found in _measured(drawn, ratios, watched, method, scale):
+    for subject, cell, found in _measured(drawn, ratios, watched, method, scale, reuse):
         counts = {name: int(found[name][0]) for name in ("layers", "tokens_before", "tokens_after")}
         for image, psnr, ssim in zip(cell.asked["seeds"], found["psnr"], found["ssim"], strict=True):
             rows.append(

@@ -32,7 +32,7 @@ def images(
     """
     drawn = decay.drawn([model], count, steps, seed, device=device)
     ours, theirs = (
-        decay.quality_decay(drawn, ratios, watched=0, method=name, scale=scale).set_index(["ratio", "image"])
+        decay.quality_decay(drawn, ratios, watched=0, method=name, scale=scale, reuse=merging.REUSE).set_index(["ratio", "image"])
         for name in (method, against)
     )
     work = ["layers", "tokens_before", "tokens_after"]

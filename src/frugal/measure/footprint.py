@@ -8,7 +8,7 @@ import torch
 
 from ..methods import merging
 from .memory import peak_memory
-from .plan import MERGING, RATIOS, Cell, Subject, step_input
+from .plan import MERGING, PUBLISHED_REUSE, RATIOS, Cell, Subject, step_input
 
 STARTING = 2.0  # seconds until a fresh process has a network
 
@@ -33,7 +33,8 @@ def _memory(subject: Subject, ratio: float, method: str, divisor: int) -> dict:
 def _prepared(name: str, weights: str, device: str, ratio: float, method: str, divisor: int):
     model = Subject(name, weights, device).model
     arguments, options = step_input(model.unet, divisor, model.device)
-    return merging.merge_tokens(model.unet, ratio, method=method), partial(model.unet, *arguments, **options)
+    merged = merging.merge_tokens(model.unet, ratio, method=method, reuse=PUBLISHED_REUSE)
+    return merged, partial(model.unet, *arguments, **options)
 
 
 @torch.inference_mode()

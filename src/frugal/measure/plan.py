@@ -15,6 +15,7 @@ from . import cost, records
 
 RATIOS = tuple(k / 10 for k in range(10))  # the thesis's ten
 THESIS_STEPS = 200
+PUBLISHED_REUSE = 1  # steps that a matching serves in the thesis's experiment, as in the paper: it is made anew in every one
 PUBLISHED = ("ddpm-celebahq-256", "ldm-celebahq-256")  # the thesis's pair
 EMBEDDED = ("faces-ddpm", "faces-ldm")
 TEXT = "faces-sd"  # in the place of the thesis's third model, Stable Diffusion

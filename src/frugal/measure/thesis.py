@@ -23,7 +23,7 @@ from ..models import zoo
 from . import cost, decay, draws, records, timing
 from .footprint import STARTING
 from .memory import peak_memory
-from .plan import RATIOS, SCALES, THESIS_STEPS, Cell, Subject, step_input
+from .plan import PUBLISHED_REUSE, RATIOS, SCALES, THESIS_STEPS, Cell, Subject, step_input
 from .timing import MERGING, interleaved_steps, label, merges, with_twin
 
 SCALE = "thesis"
@@ -137,7 +137,7 @@ def _steps(subject: Subject, ratios: tuple[float, ...], backend: str) -> dict:
 
 def _image(subject: Subject, ratio: float, backend: str) -> dict:
     model = subject.model
-    with attention(backend), merging.merge_tokens(model.unet, ratio, method=METHOD):
+    with attention(backend), merging.merge_tokens(model.unet, ratio, method=METHOD, reuse=PUBLISHED_REUSE):
         deque(islice(_run(model), WARMUP), maxlen=0)
         found = cost.seconds(lambda: deque(_run(model), maxlen=0), 1, 0, model.device)
     return {"image": {"unit": "s", "values": found.values}}
@@ -160,7 +160,7 @@ def _prepared(name: str, place: str, dtype: str, ratio: float, backend: str, row
 @torch.inference_mode()
 def _step(prepared) -> None:
     unet, ratio, backend, call = prepared
-    with attention(backend), merging.merge_tokens(unet, ratio, method=METHOD):
+    with attention(backend), merging.merge_tokens(unet, ratio, method=METHOD, reuse=PUBLISHED_REUSE):
         call()
 
 

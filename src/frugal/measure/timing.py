@@ -16,7 +16,7 @@ import torch
 from ..methods import merging, samplers
 from ..models import zoo
 from . import cost
-from .plan import MERGING, RATIOS, THESIS_STEPS, TIMESTEP, Cell, Subject, step_input
+from .plan import MERGING, PUBLISHED_REUSE, RATIOS, THESIS_STEPS, TIMESTEP, Cell, Subject, step_input
 
 DECODING = 3.3  # steps' worth of FLOPs in decoding an image (the published latent model)
 FEWEST = 4  # rounds from which a change can be judged
@@ -108,7 +108,8 @@ def label(ratio: float) -> str:
 
 def merges(subject: Subject, ratios: tuple[float, ...], method: str) -> dict:
     """A context a ratio that merges the network's tokens; what is not allowed is refused before anything is timed."""
-    contexts = {label(r): partial(merging.merge_tokens, subject.model.unet, r, method=method) for r in ratios}
+    options = {"method": method, "reuse": PUBLISHED_REUSE}
+    contexts = {label(r): partial(merging.merge_tokens, subject.model.unet, r, **options) for r in ratios}
     for merge in contexts.values():
         merge().remove()
     return contexts
