@@ -141,8 +141,12 @@ def peak_bytes(ratio: float, method: str | None = "tome", resolution: int = 512,
 
 
 def _prepared(method: str | None, ratio: float, side: int, backend: str, device: str):
-    attention = _attention(device) if method is None else _layer(method, ratio, side, device)[1]
-    return attention, _tokens(side * side, device), backend
+    for grid in (8, side):  # the first runs at once: loading its kernels is no memory of attention's
+        attention = _attention(device) if method is None else _layer(method, ratio, grid, device)[1]
+        prepared = attention, _tokens(grid * grid, device), backend
+        if grid != side:
+            _call(prepared)
+    return prepared
 
 
 @torch.inference_mode()
