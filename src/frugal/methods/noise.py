@@ -19,7 +19,7 @@ class Noise:
         self.shape, self.device = shape, device
         self.normals = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same on every device
         self.uniforms = [torch.Generator().manual_seed(seed ^ OTHER) for seed in seeds]
-        self.start = torch.stack([self._normal(i) for i in range(len(seeds))])
+        self.start = torch.stack([self._normal(generator) for generator in self.normals])
         self.normal = torch.zeros(len(seeds), window, *shape, device=device)
         self.uniform = torch.zeros(len(seeds), window, device=device)
         self.advance(torch.arange(len(seeds), device=device), torch.full((len(seeds),), window, device=device))
@@ -30,16 +30,17 @@ class Noise:
         normal, uniform = shifted(self.normal[rows], by), shifted(self.uniform[rows], by)
         for place, (image, count) in enumerate(zip(rows.tolist(), by.tolist(), strict=True)):
             for slot in range(window - count, window):
-                normal[place, slot], uniform[place, slot] = self._normal(image), self._uniform(image)
+                normal[place, slot], uniform[place, slot] = self._normal(self.normals[image]), self._uniform(image)
         self.normal[rows], self.uniform[rows] = normal, uniform
 
     def fresh(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers that belong to no step: [n, C, H, W] and [n]."""
+        """Numbers that belong to no step, so that those of the steps stay what they were: [n, C, H, W] and [n]."""
         images = rows.tolist()
-        return torch.stack([self._normal(i) for i in images]), torch.stack([self._uniform(i) for i in images])
+        normal = torch.stack([self._normal(self.uniforms[i]) for i in images])
+        return normal, torch.stack([self._uniform(i) for i in images])
 
-    def _normal(self, image: int) -> Tensor:
-        return torch.randn(1, *self.shape, generator=self.normals[image])[0].to(self.device)
+    def _normal(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(1, *self.shape, generator=generator)[0].to(self.device)
 
     def _uniform(self, image: int) -> Tensor:
         return torch.rand((), generator=self.uniforms[image]).to(self.device)
