@@ -45,6 +45,13 @@ class Window:
         for field in fields(self):
             getattr(self, field.name)[rows] = getattr(part, field.name)
 
+    def remember(self, asked: Tensor, states: Tensor, cleans: Tensor, guesses: Tensor) -> None:
+        """Keep what the target was asked now: bool [n, k], and [n, k, C, H, W] of the first k steps ahead."""
+        slots = slice(1, asked.shape[1] + 1)
+        for kept, new in ((self.states, states), (self.cleans, cleans), (self.guesses, guesses)):
+            kept[:, slots] = torch.where(wide(asked, new), new, kept[:, slots])
+        self.known[:, slots] |= asked
+
     def advance(self, committed: Tensor, replay: bool) -> None:
         """Move each image on by as many steps; without replay, forget what lies beyond the step it then stands before."""
         self.states, self.cleans, self.guesses = (shifted(x, committed) for x in (self.states, self.cleans, self.guesses))
@@ -113,7 +120,8 @@ class Tweedie:
 
     For Gaussian data this is exact (it is Kalman's update), with gain sqrt(a) Var(x_0 | x) / (1 - a), Tweedie's formula of
     second order, the Jacobian of the prediction. Here it is one number an image and channel: the noise of the steps
-    already taken probes that Jacobian's trace at no extra call (Hutchinson's estimator).
+    already taken probes that Jacobian's trace at no extra call (Hutchinson's estimator). It is measured and not taken from
+    the data's variance because a network trained to a guided prediction may well have it below 0.
     """
 
     def __init__(self, chain: Chain):
@@ -122,7 +130,7 @@ class Tweedie:
     def begin(self, window: Window) -> None:
         self.window, self.clean, self.state = window, window.cleans[:, 0], window.states[:, 0]
         products, squares = window.gain_sums.unbind(1)
-        self.gain = wide((products / squares.clamp(min=1e-12)).clamp(0, 1), self.state)
+        self.gain = wide((products / squares.clamp(min=1e-12)).clamp(-1, 1), self.state)
 
     def guess(self, ahead: int, states: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         slot, behind = ahead + 1, (steps - 1).clamp(min=0)

@@ -2,6 +2,12 @@
 
 A cheap draft runs ahead; one batched call of the network then judges a whole window of its states, of which a prefix is
 kept. Every image advances at its own pace. Source: De Bortoli et al., arXiv 2501.05370.
+
+Beyond the paper, a window is replayed: the network has been asked at every state of it, also at those behind the first
+rejection, and what it said there, at the very step and nearly the state, is the best draft of the window that follows if
+that one is made with the same noise. This keeps the law exact, since a step's noise has had no part in any state before
+it, nor in what the step's own draft looks at, and is used up by one test alone. The replayed windows are the sweeps of
+Picard's iteration (Shih et al., arXiv 2305.16317), in which a coupling takes the place of a tolerance.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +19,10 @@ from torch import Tensor
 
 from . import samplers
 from .chain import Chain, Predict, chain, predictor
-from .coupling import block_verify, check_temperature, direction, reflection_couple, residual_sample
-from .drafts import Draft, FrozenClean, FrozenVelocity, SmallerNetwork, Tweedie, Window, probe_gain, wide
+from .coupling import check_temperature, reflection_couple
+from .drafts import Draft, FrozenClean, FrozenVelocity, SmallerNetwork, Tweedie, Window, probe_gain
 from .noise import Noise
+from .verification import choose, judge
 
 if TYPE_CHECKING:
     from ..models.zoo import Model
@@ -97,8 +104,8 @@ def _rounds(
     while len(live := (memory.first < len(chain)).nonzero().flatten()):
         ahead, first = memory.part(live), memory.first[live]
         rows = (ROWS * (first + 1) - used[live]).clamp(max=size).minimum(len(chain) - first)
-        judged = _judge(chain, predict, draft, ahead, states[live], noise.normal[live], rows)
-        committed, reached, distances = _choose(judged, noise, live, temperature, verify)
+        judged = judge(chain, predict, draft, ahead, states[live], noise.normal[live], rows)
+        committed, reached, distances = choose(judged, noise, live, temperature, verify)
         states = states.index_copy(0, live, reached)
         used[live] += rows
         probe_gain(ahead, chain, committed, rows)
@@ -106,80 +113,6 @@ def _rounds(
         memory.put(live, ahead)
         noise.advance(live, torch.full_like(committed, size) if verify == "block" else committed)
         yield Round(live, first, rows, committed, distances, states)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """A drafted window and the target's word on it: tensors [n, longest, ...]."""
-
-    draft_means: Tensor
-    target_means: Tensor
-    std: Tensor
-    drafted: Tensor  # the state that each step's draft leads to
-    coupled: Tensor  # bool: not the last state of a window, after which no draft is judged
-
-
-@torch.no_grad()
-def _judge(
-    chain: Chain, predict: Predict, draft: Draft, ahead: Window, states: Tensor, normal: Tensor, rows: Tensor
-) -> _Judged:
-    """Drafts up to `rows` steps of each image and asks the target at all their states at once; the window remembers."""
-    places = torch.arange(int(rows.max()), device=rows.device)
-    steps = (ahead.first[:, None] + places).clamp(max=len(chain) - 1)
-    draft.begin(ahead)
-    path, means, guesses = [states], [], []
-    for k in range(len(places)):
-        clean, raw = draft.guess(k, path[-1], steps[:, k])
-        means.append(chain.mean(steps[:, k], path[-1], clean))
-        guesses.append(raw)
-        path.append(means[-1] + wide(chain.std[steps[:, k]], states) * normal[:, k])
-    asked, at = places < rows[:, None], torch.stack(path[:-1], 1)
-    cleans = torch.zeros_like(at)
-    cleans[asked] = predict(at[asked], steps[asked], ahead.images[:, None].expand_as(steps)[asked])
-    slots = slice(1, len(places) + 1)
-    for kept, new in ((ahead.states, at), (ahead.cleans, cleans), (ahead.guesses, torch.stack(guesses, 1))):
-        kept[:, slots] = torch.where(wide(asked, new), new, kept[:, slots])
-    ahead.known[:, slots] |= asked
-    target = chain.mean(steps, at, cleans)
-    return _Judged(torch.stack(means, 1), target, chain.std[steps], torch.stack(path[1:], 1), places < rows[:, None] - 1)
-
-
-def _choose(
-    judged: _Judged, noise: Noise, live: Tensor, temperature: float, verify: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(steps committed [n], states reached [n, ...], distances [n, window]).
-
-    The step from a window's last state needs no draft: the target's own mean is known, and nothing was built on it.
-    """
-    coupled, longest = judged.coupled, judged.std.shape[1]
-    normal, uniform = noise.normal[live, :longest], noise.uniform[live, :longest]
-    p, q, std = (x[coupled] for x in (judged.draft_means, judged.target_means, judged.std))
-    unit, delta = direction(p, q, std)
-    distances = torch.full((len(live), noise.uniform.shape[1]), torch.nan, device=delta.device)
-    distances[:, :longest][coupled] = delta
-    samples = judged.target_means + wide(judged.std, normal) * normal
-    if verify == "block":
-        ratios, deltas = torch.zeros_like(judged.std), torch.zeros_like(judged.std)
-        deltas[coupled] = delta
-        ratios[coupled] = delta * ((unit * normal[coupled]).flatten(1).sum(1) - delta / 2)
-        kept, weight = block_verify(ratios, deltas, uniform, coupled.sum(1))
-        _replace(samples, judged, kept, weight, *noise.fresh(live))
-    else:
-        accepted = torch.zeros_like(coupled)
-        samples[coupled], accepted[coupled] = reflection_couple(
-            p, q, std, normal[coupled], uniform[coupled], temperature
-        )
-        kept = accepted.long().cumprod(1).sum(1)
-    return kept + 1, samples[torch.arange(len(live), device=kept.device), kept], distances
-
-
-def _replace(samples: Tensor, judged: _Judged, kept: Tensor, weight: Tensor, normal: Tensor, uniform: Tensor) -> None:
-    """Writes the residual sample in place of the first draft that a block does not keep."""
-    rows = judged.coupled[torch.arange(len(kept), device=kept.device), kept].nonzero().flatten()
-    at = rows, kept[rows]
-    if len(rows):
-        means = judged.draft_means[at], judged.target_means[at]
-        samples[at] = residual_sample(*means, judged.std[at], normal[rows], uniform[rows], weight[rows])
 
 
 def _drafting(
