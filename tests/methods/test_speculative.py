@@ -99,6 +99,15 @@ def test_a_whole_chain_follows_the_sequential_sampler(verify, draft, sequential)
     assert 0.05 < kept < 0.95  # both kinds of window happen, so both are tested
 
 
+def test_blocks_leave_no_trace_in_the_noise_that_follows():
+    """Where most blocks are cut short, noise that had a part in the judgement would show if it were used again."""
+    for state in denoise(mixture(), range(10_000, 12_500), 12, "ddim", eta=1.0):
+        pass
+    off = mixture("off", error=0.8)
+    samples, _ = finish(mixture(), range(2500), 12, draft=off, verify="block", window=12, churn=1.0)
+    assert smallest_p(samples, state.sample) > LEVEL
+
+
 def test_the_same_test_finds_an_approximate_chain(sequential):
     samples, _ = finish(mixture(), range(1000), 20, draft=mixture("off", error=0.3), window=6, churn=0.7, temperature=4.0, verify="reflection")
     assert smallest_p(samples, sequential) < LEVEL
