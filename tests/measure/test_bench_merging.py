@@ -56,7 +56,7 @@ def test_a_step_that_reuses_makes_no_matching(subject, monkeypatch):
     for step in (0, 1):
         with torch.no_grad(), bench_merging._step(runs, "tome", step, subject.unet, 0.5, reuse=2):
             subject.unet(x, 500, words)
-    assert len(made) == 2  # a block on the way down and one on the way up, once
+    assert len(made) == 3  # every transformer once
 
 
 def test_the_layer_and_its_ways(monkeypatch):

@@ -41,7 +41,7 @@ def merge_tokens(
     """Merge tokens in the self-attention of `unet` at once, until `.remove()` or the end of a `with` block.
 
     "auto" means the highest attention resolution of a network with transformer blocks and every self-attention of the
-    others. With `reuse` of 2 or more all layers of one resolution share a choice as well, as do the halves of guidance in
+    others. With `reuse` of 2 or more the blocks of one transformer share a choice as well, as do the halves of guidance in
     `frugal.sample`; 1 is the published method. Destinations depend on seed, layer and time step alone. In a loop of your own a
     changed time step begins a step, and `.reset()` an image. Ratio 0 leaves the network untouched. Raises ValueError for
     bad arguments, for a network already merged and for a ratio above 0 that would remove nothing; where the size of the
@@ -87,7 +87,6 @@ class Merging:
         self.unet, self.ratio, self.layers, self.seed, self.reuse = unet, ratio, layers, seed, reuse
         settings = id(unet), ratio, tuple(layer.name for layer in layers), seed, reuse, method
         self.memory = Memory(reuse, settings, self.observe)
-        self.reuse = reuse  # steps
         self.seen: Counter[tuple[str, int, int]] = Counter()
         self.entered = self.over = False
         self._undo = ExitStack()

@@ -115,11 +115,11 @@ class Memory:
 
 
 def group(layer: str) -> str:
-    """The layers that share a choice: those of one resolution within one block of the network, such as "up_blocks.3".
+    """The layers that share a choice: the blocks stacked in one transformer, as SDXL has them, such as "up_blocks.0.attentions.1".
 
-    On the way up tokens are like other ones than on the way down: sharing across the blocks costs quality.
+    Neighbours of one resolution see other tokens: sharing across transformers costs quality where many tokens go.
     """
-    return ".".join(layer.split(".")[: 2 if layer.startswith(("down_blocks", "up_blocks")) else 1])
+    return layer.partition(".transformer_blocks.")[0]
 
 
 @torch.library.custom_op("frugal::choice", mutates_args=())

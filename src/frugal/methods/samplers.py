@@ -6,6 +6,7 @@ Noise comes from each image's own seed, so image k is the same whatever the batc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ def sample(
     eta: float = 0.0,  # of ddim: 0 deterministic .. 1 as noisy as ddpm
     prompts: Sequence[str] | None = None,  # of a text-conditioned model: one for all seeds, or one a seed
     guidance: float | None = None,  # classifier-free, 1 (none) or more; default GUIDANCE where there are prompts
+    **speculation: Any,  # with sampler="speculative": draft, window, churn, temperature, verify of speculative.speculate
 ) -> Tensor:
     """Images, float32 [n, 3, H, W] in [0, 1] on the CPU, one a seed. Raises ValueError for bad input.
 
@@ -87,14 +89,33 @@ def sample(
     seeds = _seeds(seeds)
     prompts = _prompts(model, prompts, len(seeds))
     size = BATCH if batch_size is None else _whole("batch_size", batch_size, 1)
+    run = _run(sampler, eta, speculation)
     images = []
     for first in range(0, len(seeds), size):
         chunk = slice(first, first + size)
-        part = prompts and prompts[chunk]
-        for state in denoise(model, seeds[chunk], steps, sampler, eta=eta, prompts=part, guidance=guidance):
-            latents = state.sample
+        latents = run(model, seeds[chunk], steps, prompts=prompts and prompts[chunk], guidance=guidance)
         images.append((model.decode(latents).float() / 2 + 0.5).clamp(0, 1).cpu())
     return torch.cat(images)
+
+
+def _run(sampler: str, eta: float, speculation: dict[str, Any]) -> Callable[..., Tensor]:
+    """What brings one batch from noise to the latents it ends in."""
+    if sampler == "speculative":
+        from .speculative import last_samples
+
+        if eta != 0:
+            raise ValueError(f"eta={eta!r}: allowed is 0 with sampler='speculative', whose noise is told by churn")
+        return partial(last_samples, **speculation)
+    if speculation:
+        names = ", ".join(speculation)
+        raise ValueError(f"{names}: got sampler={sampler!r}, allowed with it are options of sampler='speculative' alone")
+
+    def states(*arguments: Any, **options: Any) -> Tensor:
+        for state in denoise(*arguments, sampler, eta=eta, **options):
+            latents = state.sample
+        return latents
+
+    return states
 
 
 def denoise(
@@ -165,7 +186,7 @@ def _clean(scheduler: Any, output: Tensor, t: Tensor, noisy: Tensor) -> Tensor:
 
 def _scheduler(model: "Model", steps: int, sampler: str) -> Any:
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}")
+        raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}; sample() alone also takes 'speculative'")
     kind, options = SAMPLERS[sampler]
     scheduler = kind.from_config(model.scheduler.config, **options)
     steps = _whole("steps", steps, 1, scheduler.config.num_train_timesteps)
