@@ -1,5 +1,6 @@
 """The processor's name, as cards and records give it."""
 
+import ctypes
 import functools
 import platform
 import re
@@ -19,22 +20,20 @@ def joules(kind: str) -> float | None:
     """The counter of the energy used so far by the processor ("cpu") or the first GPU ("cuda"); None where none is reported.
 
     Of a CPU Linux's RAPL counters of all packages, which only the administrator may read and which virtual machines lack;
-    of a GPU the driver's, where NVIDIA's `pynvml` is installed.
+    of an NVIDIA GPU its driver's.
     """
-    if kind == "cpu":
-        try:
+    try:
+        if kind == "cpu":
             counters = [float(file.read_text()) for file in Path("/sys/class/powercap").glob("intel-rapl:?/energy_uj")]
-        except OSError:
-            return None
-        return sum(counters) / 1e6 if counters else None
-    if kind == "cuda":
-        try:
-            import pynvml
-        except ImportError:
-            return None
-        try:
-            pynvml.nvmlInit()
-            return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1e3
-        except pynvml.NVMLError:
-            return None
-    return None
+            return sum(counters) / 1e6 if counters else None
+        return _driver_joules() if kind == "cuda" else None
+    except OSError:
+        return None
+
+
+def _driver_joules() -> float | None:
+    """By NVML, of which the driver brings the library; OSError where there is none, None where the card does not count."""
+    library, handle, used = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p(), ctypes.c_ulonglong()
+    failed = library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
+    failed = failed or library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(used))
+    return None if failed else used.value / 1e3  # in millijoules

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 
-from frugal import paths
+from frugal import machine, paths
 from frugal.models import cards, recipes, training
 from frugal.models.faces import Faces
 
@@ -186,3 +186,22 @@ def test_a_compiled_network_is_used_only_where_its_gradient_is_the_plain_one(els
     monkeypatch.setattr(torch, "compile", other)
     assert not run.compile(parameters, images) and run.called is run.network
     assert "cosine -1.00" in capsys.readouterr().out
+
+
+def test_energy_is_noted_where_the_device_counts_it(elsewhere, monkeypatch):
+    counted = iter((10.0, 35.0, 100.0, 110.0))
+    monkeypatch.setattr(training, "joules", lambda kind: next(counted))
+    assert training.train("faces-ddpm", minutes=1e-4, device="cpu")["joules"] == 25
+    assert training.train("faces-ddpm", minutes=1e-4, resume=True, device="cpu")["joules"] == 35
+    monkeypatch.setattr(training, "joules", lambda kind: None)
+    assert training.train("faces-ddpm", minutes=1e-4, resume=True, device="cpu")["joules"] == 35
+
+
+def test_a_device_without_a_counter_reports_no_energy(monkeypatch):
+    def no_library(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", no_library)
+    assert machine.joules("cuda") is None and machine.joules("mps") is None
+    monkeypatch.setattr(machine.Path, "glob", lambda self, pattern: [])
+    assert machine.joules("cpu") is None
