@@ -12,10 +12,8 @@ from .plan import Subject
 from .predict import Prediction, predict_speedup
 
 COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "ideal", "share", "low", "high", "device", "series"]
-PUBLISHED = (  # model, pixels (None: its own), backends of attention
-    ("ddpm-celebahq-256", None, ("fused",)), ("ldm-celebahq-256", None, ("fused",)),
-    ("stable-diffusion-v1-5", 512, ("fused", "math")),
-)  # fmt: skip
+THESIS = (("ddpm-celebahq-256", None, ("fused",)), ("ldm-celebahq-256", None, ("fused",)))  # model, pixels (None: its own), backends
+TEXT = "stable-diffusion-v1-5"
 EMBEDDED = (("faces-ddpm", None, ("fused",)), ("faces-sd", None, ("fused", "math")))
 
 
@@ -32,9 +30,9 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(EMBEDDED, (64, 128), (80, 160), 128, 4),
-    "quick": Plan(PUBLISHED, (128, 192, 256, 384, 512), (80, 160, 320, 640), 384, 5),
+    "quick": Plan((*THESIS, (TEXT, 384, ("fused", "math"))), (128, 192, 256, 384, 512), (80, 160, 320, 640), 384, 5),
     "thesis": Plan(
-        (*PUBLISHED, *(("stable-diffusion-v1-5", side, ("fused", "math")) for side in (768, 1024))),
+        (*THESIS, *((TEXT, side, ("fused", "math")) for side in (512, 768, 1024))),
         (256, 384, 512, 768, 1024, 1536, 2048), (80, 160, 320, 640, 1280), 512, 7,
     ),
 }  # fmt: skip
@@ -77,13 +75,15 @@ def _rows(shares, backend: str, side: int, width: int, device: str, series: str)
     ]  # fmt: skip
 
 
-def predictions(networks, ratio: float = 0.5, *, seed: int = 0, device: str = "auto", scale: str = "quick") -> list[tuple[str, Prediction]]:
+def predictions(
+    networks, ratio: float = 0.5, *, seed: int = 0, rounds: int = 3, device: str = "auto", scale: str = "quick"
+) -> list[tuple[str, Prediction]]:
     """(model, prediction) of each of a plan's networks at its resolution and backends; published ones with random weights."""
     found = []
     for name, pixels, backends in networks:
         model = Subject.of((name, "random" if published(name) else "embedded"), device).model
         for backend in backends:
-            found.append((name, predict_speedup(model, "tome", ratio, pixels, backend, seed=seed, scale=scale)))
+            found.append((name, predict_speedup(model, "tome", ratio, pixels, backend, seed=seed, rounds=rounds, scale=scale)))
     return found
 
 
