@@ -58,12 +58,13 @@ def test_resolution_shows_every_way_and_shipped_ones_hollow(about):
 
 
 def test_what_governs_the_gain_is_said_from_the_tables(about):
-    tokens = layers(tokens=[64, 256], speedup=[0.5, 1.5], ideal=[2.0, 3.0])
-    widths = layers(channels=[40, 160], speedup=[1.0, 1.25], ideal=[2.0, 2.0])
-    over = gains.swing(tokens, widths)
-    assert over == {"tokens": (1.5, 4.0, 3.0), "width": (1.0, 4.0, 1.25)}
-    assert "16 times the parameters, by 1.00 and 1.25" in gains.governed(over)
-    assert gains.claim_governed(over)[1] is False and gains.claim_governed({"tokens": over["width"], "width": over["tokens"]})[1] is True
+    tokens = layers(tokens=[64, 128, 256], speedup=[0.5, 1.0, 2.0], ideal=[2.0, 2.0, 2.0])
+    widths = layers(channels=[40, 160], speedup=[1.0, 4.0], ideal=[2.0, 2.0])
+    over = gains.doublings(tokens, widths)
+    assert np.allclose([over["tokens"], over["parameters"]], [(2, 1), (2**0.5, 1)])  # 16 times the parameters: 4 doublings
+    assert "twice the parameters multiply it by 1.41 (1.00 without overhead)" in gains.governed(over)
+    assert gains.claim_governed(over)[1] is False
+    assert gains.claim_governed({"tokens": (1.1, 1.1), "parameters": (1.2, 1.2)})[1] is True
     assert len(gains.governs(tokens, widths, about).figure.axes) == 2
 
 

@@ -1,5 +1,6 @@
 """Figures of the chapter on merging that pays: where the time goes, what was predicted, and what governs the gain."""
 
+import numpy as np
 import pandas as pd
 
 from ..measure.predict import Prediction
@@ -118,34 +119,32 @@ def governs(tokens: pd.DataFrame, widths: pd.DataFrame, about: About, *, name: s
             axes.minorticks_off()
         grid[0].set_ylabel("speed-up of the layer")
         grid[0].legend(fontsize=8)
-    over = swing(tokens, widths)
     caption = "What governs the gain, fused attention. Left, more tokens at the same width; right, more channels, and so more parameters, for the same tokens."
-    alt = f"Without overhead the speed-up changes by a factor of {over['tokens'][0]:.2f} over tokens and {over['width'][0]:.2f} over width."
-    return style.finish(figure, name, alt, caption, about)
+    return style.finish(figure, name, f"Two curves of speed-up. {governed(doublings(tokens, widths))}", caption, about)
 
 
-def swing(tokens: pd.DataFrame, widths: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
-    """Of both axes: largest ideal speed-up as a multiple of the smallest, and how far the axis went, as a multiple, and the way's own swing."""
+def doublings(tokens: pd.DataFrame, widths: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """By how much twice the tokens, and twice the parameters, multiply the layer's speed-up: as measured, and without overhead.
+
+    Slopes of straight lines through the logarithms. A layer's parameters grow with the square of its channels.
+    """
     found = {}
-    for axis, rows, column in (("tokens", tokens, "tokens"), ("width", widths, "channels")):
+    for what, rows, column, power in (("tokens", tokens, "tokens", 1), ("parameters", widths, "channels", 2)):
         some = rows[rows.way == rows.way.iloc[0]]
-        reach = [float(values.max() / values.min()) for values in (some.ideal, some[column], some.speedup)]
-        found[axis] = tuple(reach)
+        at = power * np.log(some[column])
+        found[what] = tuple(2 ** float(np.polyfit(at, np.log(some[values]), 1)[0]) for values in ("speedup", "ideal"))
     return found
 
 
-def governed(over: dict[str, tuple[float, float, float]]) -> str:
-    """`swing` in words."""
-    (ideal, reach, own), (wide_ideal, wide_reach, wide_own) = over["tokens"], over["width"]
-    return (
-        f"{reach:.0f} times the tokens change the layer's ideal speed-up by a factor of {ideal:.2f} and the measured one by {own:.2f}; "
-        f"{wide_reach:.0f} times the channels, {wide_reach**2:.0f} times the parameters, by {wide_ideal:.2f} and {wide_own:.2f}."
-    )
+def governed(over: dict[str, tuple[float, float]]) -> str:
+    """`doublings` in words."""
+    told = [f"twice the {what} multiply it by {own:.2f} ({ideal:.2f} without overhead)" for what, (own, ideal) in over.items()]
+    return f"The layer's speed-up: {'; '.join(told)}."
 
 
-def claim_governed(over: dict[str, tuple[float, float, float]]) -> tuple[str, bool | str]:
-    """The thesis's "number of parameters": whether width moves the gain more than tokens do."""
-    return governed(over), over["width"][2] > over["tokens"][2]
+def claim_governed(over: dict[str, tuple[float, float]]) -> tuple[str, bool]:
+    """The thesis's size of the model: whether more parameters raise the gain as much as more tokens do."""
+    return governed(over), over["parameters"][0] >= over["tokens"][0]
 
 
 def paper_and_thesis(found: list[tuple[str, Prediction]]) -> str:
