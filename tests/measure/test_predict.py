@@ -205,11 +205,11 @@ def test_a_matching_that_is_reused_is_spread_over_its_steps(clock, monkeypatch):
     monkeypatch.setattr(matching, "draw_destinations", lambda *key: chosen.append(key) or draw(*key))
     found = predict_speedup(unet, ratio=0.5, reuse=4)
     assert asked[-1] == ["matching", "reusing", "whole"]
-    assert len(chosen) == 3  # once in each run of its own for its one resolution: FLOPs, a first step, a later one
+    assert len(chosen) == 3 * len(found.layers)  # each layer once in every run of its own: FLOPs, a first step, a later one
     saved = (5 - (3 + 3 * 2) / 4) / 4
     assert found.saved == pytest.approx(0.4 * saved) and "a matching serves 4 steps: the mean of these" in found.how
     assert predict_speedup(unet, ratio=0.5, reuse=1).saved == pytest.approx(0.2)
-    assert "reusing" not in asked[-1] and len(chosen) == 3 + 3 * len(found.layers)
+    assert "reusing" not in asked[-1] and len(chosen) == 6 * len(found.layers)
 
 
 def test_the_bound_is_never_passed_and_what_seemed_to_pass_it_is_told(clock):
