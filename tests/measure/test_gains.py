@@ -16,7 +16,7 @@ def test_every_size_backend_and_width_has_a_row_for_each_way(store):
     assert list(table.columns) == gains.COLUMNS and (table.series == "here").all()
     assert table.groupby(["backend", "pixels"]).way.nunique().tolist() == [3] * 4  # reused, anew, tomesd
     assert set(table.tokens) == {16, 64} and (table.channels == 40).all()
-    assert ((table.share * table.ideal / table.speedup - 1).abs() < 1).all()  # medians of pairs against pairs of medians
+    assert (table[["milliseconds", "speedup", "ideal", "share"]] > 0).all(axis=None) and (table.low <= table.high).all()
     again = gains.layer_gains([32, 64], ["fused", "math"], [40], rounds=4, scale="smoke")
     assert again.equals(table)  # from records
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frugal import cli, paths
-from frugal.measure import records, sweep, thesis
+from frugal.measure import backends, records, sweep, thesis
 from frugal.models import architectures, hub, zoo
 
 BLOCKS = {"block_out_channels": [16, 16], "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 8}
@@ -216,8 +216,8 @@ def test_a_guided_step_of_random_weights_has_two_rows(toys):
 def test_the_backend_asked_for_is_the_one_that_runs(toys):
     calls = []
     subject = thesis.Subject("toy-pixel", "random", "cpu", precision="bfloat16")
-    for backend in thesis.BACKENDS:
-        with torch.profiler.profile() as profile, thesis.attention(backend):
+    for backend in backends.BACKENDS:
+        with torch.profiler.profile() as profile, backends.attending(backend):
             next(thesis._run(subject.model))
         calls.append({event.key for event in profile.key_averages() if "_scaled_dot" in event.key})
     assert all("flash" in key for key in calls[0]) and all("math" in key for key in calls[1]) and all(calls)

@@ -42,14 +42,8 @@ def published_schedule():
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = diffusers.UNet2DModel(
-            sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        )  # fmt: skip
-    return Model("tiny", "memory", unet.eval(), schedule(2.0))
+def tiny(small_model):
+    return small_model(16)
 
 
 @pytest.mark.parametrize("make", [lambda: schedule(2.0), lambda: schedule(1.0), published_schedule])

@@ -14,7 +14,8 @@ import torch
 from ..methods import library, merging
 from ..methods.merging import merge_tokens
 from ..methods.reuse import Run
-from . import capacity, cost, layertimes, merging_layer, records
+from . import capacity, cost, merging_layer, records
+from .backends import BACKENDS, attending
 from .memory import peak_memory
 from .merging_layer import over_period
 from .plan import MERGING, TIMESTEP, Subject, step_input
@@ -44,7 +45,7 @@ class Bench:
     scale: str = "quick"
 
     def __post_init__(self):
-        for name, got, allowed in (("backends", self.backends, layertimes.BACKENDS), ("against", [self.against], (library.LIBRARY, None))):
+        for name, got, allowed in (("backends", self.backends, BACKENDS), ("against", [self.against], (library.LIBRARY, None))):
             if unknown := [item for item in got if item not in allowed]:
                 raise ValueError(f"{name}: got {unknown[0]!r}, allowed are {', '.join(map(str, allowed))}")
         for name in ("ratios", "resolutions"):
@@ -140,7 +141,7 @@ def _seconds(bench: Bench, subject: Subject, size: tuple[int, int], backend: str
         if method != library.LIBRARY and bench.reuse > 1:
             contexts[f"{name} later"] = partial(_step, runs, name, 1, unet, ratio, **ask)
     functions = dict.fromkeys(contexts, partial(unet, *arguments, **options))
-    with layertimes.attending(backend):
+    with attending(backend):
         seconds = cost.interleaved(functions, bench.rounds, 1, subject.model.device, contexts)
     return {name: {"unit": "s", "values": values} for name, values in seconds.items()}
 
@@ -169,7 +170,7 @@ def _prepared(name, weights, device, size, backend, ratio, method, batch, layers
 @torch.inference_mode()
 def _run(prepared) -> None:
     merged, backend, forward = prepared
-    with merged, layertimes.attending(backend):
+    with merged, attending(backend):
         forward()
 
 

@@ -15,6 +15,7 @@ import torch
 
 from ..models import zoo
 from . import alone, capacity, cost, layertimes, predict, records
+from .backends import attending
 from .plan import MERGING
 from .timing import label
 
@@ -96,7 +97,7 @@ def _step_seconds(question: layertimes.Question, ratios: list[float], rounds: in
     arguments, options = question.input()
     step, names = partial(question.unet, *arguments, **options), {label(ratio): ratio for ratio in (0.0, *ratios)}
     contexts = {name: question.at(ratio).merge for name, ratio in names.items()}
-    with layertimes.attending(question.backend):
+    with attending(question.backend):
         seconds = cost.interleaved(dict.fromkeys(names, step), rounds, 1, question.device, contexts)
     return {name: {"unit": "s", "values": values} for name, values in seconds.items()}
 

@@ -16,18 +16,14 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..methods import merging
 from ..methods.merging import Layer, merge_tokens
 from ..models import zoo
 from . import alone, capacity, cost, records
+from .backends import BACKENDS, attending
 from .plan import MERGING, TIMESTEP, step_input
 
-BACKENDS = {
-    "fused": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION],
-    "math": [SDPBackend.MATH],
-}
 NETWORK_ROUNDS = 3  # a share within one step varies less than the step itself
 
 
@@ -167,11 +163,6 @@ def _check_backend(question: Question) -> None:
             f"backend: got {question.backend!r}, but {', '.join(kinds)} does not call scaled_dot_product_attention, "
             "whose backends these are; allowed is None"
         )
-
-
-def attending(backend: str | None):
-    """A context in which torch's scaled_dot_product_attention uses a backend; None leaves it its choice."""
-    return contextlib.nullcontext() if backend is None else sdpa_kernel(BACKENDS[backend])
 
 
 def times(question: Question) -> Times:

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..methods import library, merging
 from ..methods.merging import Layer, MergedAttention, Merging
 from ..models.architectures import randomise
-from . import cost, layertimes, memory, records
+from . import cost, memory, records
+from .backends import attending
 from .plan import MERGING
 from .quality import Estimate
 
@@ -99,7 +100,7 @@ def _seconds(asked: dict, device, dtype) -> dict:
         functions[f"later {ratio:g}"] = partial(_layer(method, ratio, side, **like)[1], tokens)
         if ratio <= library.TOMESD_LARGEST_RATIO:
             functions[f"tomesd {ratio:g}"] = partial(_layer(library.LIBRARY, ratio, side, **like)[1], tokens)
-    with layertimes.attending(asked["backend"]):
+    with attending(asked["backend"]):
         found = cost.interleaved(functions, asked["rounds"], 1, device)
     return {name: {"unit": "s", "values": values} for name, values in found.items()}
 
@@ -152,5 +153,5 @@ def _prepared(method: str | None, ratio: float, side: int, backend: str, device:
 @torch.inference_mode()
 def _call(prepared) -> None:
     attention, tokens, backend = prepared
-    with layertimes.attending(backend):
+    with attending(backend):
         attention(tokens)

@@ -21,6 +21,7 @@ EMBEDDED = ("faces-ddpm", "faces-ldm")
 TEXT = "faces-sd"  # in the place of the thesis's third model, Stable Diffusion
 MERGING = (merging, matching, reductions, reuse, layers, library)  # the source of merged tokens, for records
 LARGE = 50e9  # FLOPs a step from which a network is timed whole at a few ratios, its layers at all
+LOADING = 2e-8  # seconds a parameter until a network is on its device, about
 TIMESTEP = 500  # at which a single step is timed
 
 

@@ -18,12 +18,11 @@ from .. import paths
 from ..models.hub import MissingWeights
 from . import cost, records, thesis
 from .environment import environment
-from .plan import Cell, Subject
+from .plan import LOADING, Cell, Subject
 
 SWEEPS: dict[str, ModuleType] = {"thesis": thesis}  # each: SCALE, MODELS, cells(), quality_cells(), told()
 WEIGHTS = ("random", "hub")
 CAUTION = 2.0  # a forecast from another model's speed, or another precision's, is taken this much longer
-LOADING = 2e-8  # seconds a parameter until a network is on its device
 FETCHING = 60.0  # seconds that must be left for weights to be fetched
 PROBE_RUNS = 3
 clock = time.monotonic

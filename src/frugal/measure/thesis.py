@@ -7,7 +7,6 @@ weights.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -16,14 +15,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..methods import merging, samplers
 from ..models import zoo
 from . import cost, decay, draws, records, timing
+from .backends import BACKENDS, attending
 from .footprint import STARTING
 from .memory import peak_memory
-from .plan import PUBLISHED_REUSE, RATIOS, SCALES, THESIS_STEPS, Cell, Subject, step_input
+from .plan import LOADING, PUBLISHED_REUSE, RATIOS, SCALES, THESIS_STEPS, Cell, Subject, step_input
 from .timing import MERGING, interleaved_steps, label, merges, with_twin
 
 SCALE = "thesis"
@@ -33,11 +32,6 @@ WHOLE = (0.0, 0.5)  # at which an image runs whole
 STEPS, WARMUP = 50, 10
 IMAGES = 100  # the thesis's unit of time
 METHOD = "tome"
-LOADING = 2e-8  # seconds a parameter until a fresh process has its network
-BACKENDS = {  # of torch's scaled_dot_product_attention; one that a device lacks is an error, never replaced by another
-    "fused": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION],
-    "math": [SDPBackend.MATH],
-}
 
 
 def check_device(device: str) -> torch.device:
@@ -109,11 +103,6 @@ def memory_cell(subject: Subject, ratio: float, backend: str) -> Cell:
     return Cell("memory", "thesis-memory", subject, asked, function, source, asked["rows"], overhead=loading)
 
 
-def attention(backend: str) -> AbstractContextManager:
-    """Attention by one of BACKENDS alone."""
-    return sdpa_kernel(BACKENDS[backend])
-
-
 def _run(model: zoo.Model) -> Iterator[samplers.State]:
     """An image of the thesis, step by step; text is no words at all, which random weights would not understand anyway."""
     options: dict[str, Any] = {}
@@ -128,7 +117,7 @@ def _no_words(texts: list[str], max_length: int, **_options) -> SimpleNamespace:
 
 def _steps(subject: Subject, ratios: tuple[float, ...], backend: str) -> dict:
     contexts, model = with_twin(merges(subject, ratios, METHOD)), subject.model
-    with attention(backend):
+    with attending(backend):
         states = {name: _run(model) for name in contexts}
         interleaved_steps(states, contexts, WARMUP, model.device)
         seconds = interleaved_steps(states, contexts, STEPS, model.device)
@@ -137,7 +126,7 @@ def _steps(subject: Subject, ratios: tuple[float, ...], backend: str) -> dict:
 
 def _image(subject: Subject, ratio: float, backend: str) -> dict:
     model = subject.model
-    with attention(backend), merging.merge_tokens(model.unet, ratio, method=METHOD, reuse=PUBLISHED_REUSE):
+    with attending(backend), merging.merge_tokens(model.unet, ratio, method=METHOD, reuse=PUBLISHED_REUSE):
         deque(islice(_run(model), WARMUP), maxlen=0)
         found = cost.seconds(lambda: deque(_run(model), maxlen=0), 1, 0, model.device)
     return {"image": {"unit": "s", "values": found.values}}
@@ -160,7 +149,7 @@ def _prepared(name: str, place: str, dtype: str, ratio: float, backend: str, row
 @torch.inference_mode()
 def _step(prepared) -> None:
     unet, ratio, backend, call = prepared
-    with attention(backend), merging.merge_tokens(unet, ratio, method=METHOD, reuse=PUBLISHED_REUSE):
+    with attending(backend), merging.merge_tokens(unet, ratio, method=METHOD, reuse=PUBLISHED_REUSE):
         call()
 
 

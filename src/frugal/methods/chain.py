@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import samplers
+from .coupling import wide
 
 if TYPE_CHECKING:
     from ..models.zoo import Model
@@ -71,45 +72,21 @@ def chain(model: "Model", steps: int, churn: float) -> Chain:
     return Chain(scheduler.timesteps.to(model.device), *(column.float().to(model.device) for column in columns))
 
 
-def predictor(model: "Model", prompts: list[str] | None, guidance: float | None, chain: Chain) -> Predict:
-    """The clean sample that the model's network predicts for rows of any image at any step: one call, whatever the rows.
+def predictor(
+    model: "Model", prompts: list[str] | None, guidance: float | None, chain: Chain, count: int
+) -> Predict:
+    """The clean sample that the model's network predicts for rows of any of `count` images at any step, in one call.
 
     Guidance as in sample(). Raises ValueError for a network that predicts its own variance, or anything unknown.
     """
-    kind = _prediction(model)
-    if guidance is not None and (prompts is None or not guidance >= 1):
-        raise ValueError(f"guidance={guidance!r}: allowed is a number from 1, of a text-conditioned model with prompts")
-    scale = 1.0 if prompts is None else samplers.GUIDANCE if guidance is None else guidance
-    words = _words(model, prompts, scale)
+    kind, words, scale = _prediction(model), samplers._words(model, prompts, guidance, count), samplers._scale(guidance)
 
     @torch.no_grad()
     def predict(states: Tensor, steps: Tensor, images: Tensor) -> Tensor:
-        rows, times = states.to(model.dtype), chain.times[steps]
-        if words is None:
-            output = model.unet(rows, times).sample.float()
-        elif len(words) == 1:
-            output = model.unet(rows, times, encoder_hidden_states=_rows(words[0], images)).sample.float()
-        else:  # both halves in one call, arXiv 2207.12598
-            said = torch.cat([_rows(half, images) for half in words])
-            both = model.unet(torch.cat([rows, rows]), torch.cat([times, times]), encoder_hidden_states=said)
-            without, with_prompt = both.sample.float().chunk(2)
-            output = without + scale * (with_prompt - without)
+        output = samplers._output(model, states, chain.times[steps], [said[images] for said in words], scale)
         return _limit(model.scheduler, _clean(kind, chain, steps, states, output))
 
     return predict
-
-
-def _words(model: "Model", prompts: list[str] | None, scale: float) -> list[Tensor] | None:
-    """What the network is told, one row an image, or one for all; of two, the first is to be guided away from."""
-    if not model.conditional:
-        return None
-    nothing = model.encode_text([""]).to(model.dtype)
-    said = nothing if prompts is None else model.encode_text(prompts).to(model.dtype)
-    return [said] if scale == 1 else [nothing, said]
-
-
-def _rows(words: Tensor, images: Tensor) -> Tensor:
-    return words.expand(len(images), -1, -1) if len(words) == 1 else words[images]
 
 
 def _prediction(model: "Model") -> str:
@@ -143,4 +120,4 @@ def _limit(scheduler: Any, cleans: Tensor) -> Tensor:
 
 
 def _at(values: Tensor, steps: Tensor, like: Tensor) -> Tensor:
-    return values[steps].reshape(*steps.shape, *[1] * (like.ndim - steps.ndim))
+    return wide(values[steps], like)

@@ -33,16 +33,16 @@ def reflection_couple(
     along = _inner(unit, noise)
     log_ratio = delta * (along - delta / 2) / temperature**2  # log N(sample; m_q) - log N(sample; m_p)
     accepted = torch.log1p(-uniform.to(log_ratio)) <= log_ratio  # log(1 - u): u = 0 must not accept what is impossible
-    mirrored = noise - 2 * _wide(along, noise) * unit
-    kept = draft_mean + _wide(std, noise) * noise
-    return torch.where(_wide(accepted, noise), kept, target_mean + _wide(std, noise) * mirrored), accepted
+    mirrored = noise - 2 * wide(along, noise) * unit
+    kept = draft_mean + wide(std, noise) * noise
+    return torch.where(wide(accepted, noise), kept, target_mean + wide(std, noise) * mirrored), accepted
 
 
 def direction(draft_mean: Tensor, target_mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """From draft to target: the unit vector [n, ...] (0 where they agree) and the distance in units of std [n], float32."""
-    apart = (target_mean - draft_mean).float() / _wide(std.float(), target_mean)
+    apart = (target_mean - draft_mean).float() / wide(std.float(), target_mean)
     delta = apart.flatten(1).norm(dim=1)
-    return apart / _wide(delta.clamp(min=1e-30), apart), delta
+    return apart / wide(delta.clamp(min=1e-30), apart), delta
 
 
 def block_verify(
@@ -81,8 +81,8 @@ def residual_sample(
     """
     unit, delta = direction(draft_mean, target_mean, std)
     along = _residual(delta.double(), log_weight.double(), uniform.double()).float()
-    normal = noise.float() + _wide(along - delta - _inner(unit, noise.float()), noise) * unit
-    return target_mean.float() + _wide(std.float(), noise) * normal
+    normal = noise.float() + wide(along - delta - _inner(unit, noise.float()), noise) * unit
+    return target_mean.float() + wide(std.float(), noise) * normal
 
 
 def check_temperature(temperature: float) -> None:
@@ -126,8 +126,9 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a.flatten(1) * b.flatten(1)).sum(1)
 
 
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+def wide(values: Tensor, like: Tensor) -> Tensor:
+    """Values [n, ...] with as many dimensions as `like`, to be multiplied with it."""
+    return values.reshape(*values.shape, *[1] * (like.ndim - values.ndim))
 
 
 def _std(draft_mean: Tensor, target_mean: Tensor, std: Tensor | float, noise: Tensor, uniform: Tensor) -> Tensor:

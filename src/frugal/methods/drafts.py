@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .chain import Chain, Predict
+from .coupling import wide
 
 FADE = 0.9  # of the sums behind a gain, with every step
 
@@ -68,10 +69,6 @@ def shifted(values: Tensor, by: Tensor) -> Tensor:
     kept = source < slots
     moved = values[torch.arange(len(values), device=values.device)[:, None], source.clamp(max=slots - 1)]
     return moved * wide(kept, moved).to(moved.dtype)
-
-
-def wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(*values.shape, *[1] * (like.ndim - values.ndim))
 
 
 class Draft(Protocol):

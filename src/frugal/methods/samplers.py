@@ -218,23 +218,33 @@ def _prompts(model: "Model", prompts: Sequence[str] | None, count: int) -> list[
 
 
 def _network(model: "Model", prompts: list[str] | None, guidance: float | None, count: int) -> Network:
-    """The network as a function of sample and time alone; with guidance, of both halves in one call (arXiv 2207.12598)."""
+    """The network as a function of sample and time alone."""
+    words, scale = _words(model, prompts, guidance, count), _scale(guidance)
+    return lambda noisy, t: _output(model, noisy, t, words, scale)
+
+
+def _words(model: "Model", prompts: list[str] | None, guidance: float | None, count: int) -> list[Tensor]:
+    """What the network is told of `count` images: nothing without text; of two, the first is to be guided away from."""
     if guidance is not None and (prompts is None or not guidance >= 1):
         raise ValueError(f"guidance={guidance!r}: allowed is a number from 1, of a text-conditioned model with prompts")
-    scale, dtype = _scale(guidance), model.dtype
     if not model.conditional:
-        return lambda noisy, t: model.unet(noisy.to(dtype), t).sample.float()
-    said = model.encode_text([""] * count if prompts is None else prompts).to(dtype)
-    if not _guided(guidance, prompts):
-        return lambda noisy, t: model.unet(noisy.to(dtype), t, encoder_hidden_states=said).sample.float()
-    both = torch.cat([model.encode_text([""] * count).to(dtype), said])
+        return []
+    nothing = [""] * count
+    said = [nothing, prompts] if _guided(guidance, prompts) else [nothing if prompts is None else prompts]
+    return [model.encode_text(texts).to(model.dtype) for texts in said]
 
-    def guided(noisy: Tensor, t: Tensor) -> Tensor:
-        output = model.unet(torch.cat([noisy, noisy]).to(dtype), t, encoder_hidden_states=both).sample.float()
-        without, with_prompt = output.chunk(2)
-        return without + scale * (with_prompt - without)
 
-    return guided
+def _output(model: "Model", noisy: Tensor, t: Tensor, words: list[Tensor], scale: float) -> Tensor:
+    """What the network says, float32; with guidance, of both halves in one call (arXiv 2207.12598). `t`: one, or one a row."""
+    rows = noisy.to(model.dtype)
+    if not words:
+        return model.unet(rows, t).sample.float()
+    if len(words) == 1:
+        return model.unet(rows, t, encoder_hidden_states=words[0]).sample.float()
+    times = torch.cat([t, t]) if t.ndim else t
+    both = model.unet(torch.cat([rows, rows]), times, encoder_hidden_states=torch.cat(words)).sample.float()
+    without, with_prompt = both.chunk(2)
+    return without + scale * (with_prompt - without)
 
 
 def _scale(guidance: float | None) -> float:

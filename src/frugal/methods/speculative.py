@@ -81,8 +81,8 @@ def speculate(
     if verify == "block" and temperature != 1:
         raise ValueError(f"temperature={temperature!r}: allowed is 1 with verify='block'")
     target, prompts = chain(model, steps, churn), samplers._prompts(model, prompts, len(seeds))
-    predict = predictor(model, prompts, guidance, target)
-    drafting = _drafting(model, draft, prompts, guidance, target, verify)
+    predict = predictor(model, prompts, guidance, target, len(seeds))
+    drafting = _drafting(model, draft, prompts, guidance, target, len(seeds), verify)
     return _rounds(model, seeds, target, predict, drafting, min(window, len(target)), temperature, verify)
 
 
@@ -116,7 +116,7 @@ def _rounds(
 
 
 def _drafting(
-    model: "Model", draft: "str | Model", prompts: list[str] | None, guidance: float | None, chain: Chain, verify: str
+    model: "Model", draft: "str | Model", prompts: list[str] | None, guidance: float | None, chain: Chain, count: int, verify: str
 ) -> Draft:
     kinds = {"velocity": FrozenVelocity(chain), "clean": FrozenClean(), "tweedie": Tweedie(chain)}
     if isinstance(draft, str) and draft in kinds:
@@ -133,4 +133,4 @@ def _drafting(
         )
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=1e-5):
         raise ValueError(f"draft: {draft.name!r} has another noise schedule than {model.name!r}; allowed is the same one")
-    return SmallerNetwork(predictor(draft, prompts, guidance, chain), corrected=verify == "replay")
+    return SmallerNetwork(predictor(draft, prompts, guidance, chain, count), corrected=verify == "replay")

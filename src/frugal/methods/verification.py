@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .chain import Chain, Predict
-from .coupling import block_verify, direction, reflection_couple, residual_sample
-from .drafts import Draft, Window, wide
+from .coupling import block_verify, direction, reflection_couple, residual_sample, wide
+from .drafts import Draft, Window
 from .noise import Noise
 
 

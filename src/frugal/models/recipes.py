@@ -136,23 +136,23 @@ def build_vae() -> AutoencoderKL:
     )  # fmt: skip
 
 
-def build_ddpm() -> UNet2DModel:
+def pixel_network(widths: tuple[int, ...], head: int, groups: int) -> UNet2DModel:
+    """A U-Net on pixels: channels of each level, of an attention head, and groups of the norms."""
     return UNet2DModel(
-        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(24, 32, 64, 96, 112), layers_per_block=1,
+        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=widths, layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        attention_head_dim=16, norm_num_groups=8,
+        attention_head_dim=head, norm_num_groups=groups,
     )  # fmt: skip
+
+
+def build_ddpm() -> UNet2DModel:
+    return pixel_network((24, 32, 64, 96, 112), head=16, groups=8)
 
 
 def build_draft() -> UNet2DModel:
     """faces-ddpm at less than a quarter of its FLOPs: few channels where pixels are many."""
-    return UNet2DModel(
-        sample_size=SIZE, in_channels=3, out_channels=3, block_out_channels=(12, 16, 24, 48, 56), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        attention_head_dim=8, norm_num_groups=4,
-    )  # fmt: skip
+    return pixel_network((12, 16, 24, 48, 56), head=8, groups=4)
 
 
 def build_ldm() -> UNet2DModel:
