@@ -93,7 +93,7 @@ def evaluate(
 
 @app.command()
 def sweep(
-    name: Annotated[str, typer.Argument(help="thesis: its three models, ten ratios and 200 steps, in four precisions")],
+    name: Annotated[str, typer.Argument(help="thesis: its three models, ten ratios and 200 steps, in four precisions; steps: samplers on the embedded models")],
     minutes: Annotated[float, typer.Option(help="wall-clock minutes; what is left is measured next time")] = 9.0,
     weights: Annotated[
         str, typer.Option(help="random: times and memory; hub: quality as well, with the published weights")

@@ -16,11 +16,11 @@ import torch
 
 from .. import paths
 from ..models.hub import MissingWeights
-from . import cost, records, thesis
+from . import cost, fewer_steps, records, thesis
 from .environment import environment
 from .plan import LOADING, Cell, Subject
 
-SWEEPS: dict[str, ModuleType] = {"thesis": thesis}  # each: SCALE, MODELS, cells(), quality_cells(), told()
+SWEEPS: dict[str, ModuleType] = {"thesis": thesis, "steps": fewer_steps}  # each: SCALE, MODELS, cells(), quality_cells(), told()
 WEIGHTS = ("random", "hub")
 CAUTION = 2.0  # a forecast from another model's speed, or another precision's, is taken this much longer
 FETCHING = 60.0  # seconds that must be left for weights to be fetched
@@ -191,7 +191,7 @@ def probe(place: str, dtype: str) -> float:
 def title(cell: Cell) -> str:
     """A cell in words: thesis-steps ldm-celebahq-256, float16, fused, 50%."""
     asked, ratios = cell.asked, cell.asked.get("ratios", [cell.asked.get("ratio", 0.0)])
-    words = [f"{cell.name} {cell.subject.name}", cell.subject.dtype, asked.get("backend", ""), f"{max(ratios):.0%}"]
+    words = [f"{cell.name} {cell.subject.name}", cell.subject.dtype, asked.get("backend", ""), asked.get("arm", f"{max(ratios):.0%}")]
     return ", ".join(word for word in words if word)
 
 

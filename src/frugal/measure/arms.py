@@ -1,0 +1,178 @@
+"""Arms of a comparison: one model sampled in several ways, what each costs, and how good its images are.
+
+Costs are counted by hooks on the networks, image by image. Quality is the same on every machine, so large samples of it
+are shipped; seconds are measured on the reader's own, the arms in turn.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..methods import chain, coupling, drafts, noise, samplers, speculative, verification
+from ..models import faces, zoo
+from . import cost, draws, generators, judge, quality, records
+from .captions import caption_accuracy
+from .marks import SIZE
+from .plan import Cell, Subject
+
+REFERENCE = "ddim", 1000  # the trajectory that images are compared with: the probability-flow ODE, finely solved
+WATCHED = 16  # images compared with it, at most
+DISTRIBUTION = 256  # images from which a distance of distributions tells anything
+BATCH = 32
+OWN_PACE = {"speculative": (speculative, chain, coupling, drafts, noise, verification)}  # samplers whose images advance at their own
+STEPPING = (samplers.denoise, samplers._states, samplers._advance, samplers._scheduler, samplers._output)
+COLUMNS = [
+    "model", "arm", "sampler", "steps", "images", "calls", "calls_median", "calls_max", "rows", "draft_rows", "psnr", "psnr_low", "psnr_high",
+    "ssim", "accepted", "kid", "kid_low", "kid_high", "score", "marginal", "accuracy", "series",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to sample: a sampler of `samplers.sample`, its steps, and options; a draft model goes by its name."""
+
+    sampler: str
+    steps: int
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, sampler: str, steps: int, **options: Any) -> "Arm":
+        return cls(sampler, steps, tuple(sorted(options.items())))
+
+    @property
+    def label(self) -> str:
+        """In words: ddim, 50 steps, eta 1."""
+        return ", ".join([self.sampler, f"{self.steps} steps", *(f"{name} {value}" for name, value in self.options)])
+
+    @property
+    def source(self) -> tuple:
+        """What its images depend on beside the weights."""
+        return *STEPPING, *OWN_PACE.get(self.sampler, ())
+
+    def draft(self, subject: Subject) -> zoo.Model | None:
+        """The draft model, if it has one."""
+        name = dict(self.options).get("draft", speculative.DRAFT)
+        return None if self.sampler != "speculative" or name in speculative.DRAFTS else zoo.load(name, device=subject.place)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images [n, 3, H, W] in [0, 1], and of each how many calls of the network it took part in, and how many rows it was."""
+
+    images: Tensor
+    calls: list[int]
+    rows: list[float]
+    draft_rows: list[float]
+
+
+def draw(subject: Subject, arm: Arm, seeds: Iterable[int]) -> Drawn:
+    """Sample by an arm. Images that advance at their own pace are drawn one by one, so that the hook tells each one's calls."""
+    seeds, draft = tuple(seeds), arm.draft(subject)
+    options = dict(arm.options) | ({"draft": draft} if draft else {})
+    said = draws.draw(subject, len(seeds), arm.steps, seeds[0]).options if subject.conditional else {}
+    size, found = 1 if arm.sampler in OWN_PACE else BATCH, []
+    for first in range(0, len(seeds), size):
+        part = slice(first, first + size)
+        prompts = {key: value[part] if key == "prompts" else value for key, value in said.items()}
+        found.append(_part(subject.model, arm, seeds[part], draft, options | prompts))
+    return Drawn(torch.cat([x.images for x in found]), *([v for x in found for v in getattr(x, k)] for k in ("calls", "rows", "draft_rows")))
+
+
+def _part(model: zoo.Model, arm: Arm, seeds: tuple[int, ...], draft: zoo.Model | None, options: dict) -> Drawn:
+    n = len(seeds)
+    with cost.count_calls(model.unet) as counted, cost.count_calls((draft or model).unet) as drafted:
+        images = samplers.sample(model, seeds, arm.steps, arm.sampler, batch_size=n, **options)
+    return Drawn(images, [counted.calls] * n, [counted.rows / n] * n, [drafted.rows / n if draft else 0.0] * n)
+
+
+def cell(subject: Subject, arm: Arm, images: int, seed: int = 0) -> Cell:
+    """The record of an arm's quality: `images` images of `seed` on."""
+    asked = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "options": dict(arm.options), "images": images, "seed": seed}
+    source = (*arm.source, _quality, _against_reference, _distribution)
+    steps = images * arm.steps * (speculative.ROWS if arm.sampler in OWN_PACE else 1) * (2 if subject.conditional else 1)
+    return Cell("quality", "arm", subject, asked, partial(_quality, subject, arm, images, seed), source, steps)
+
+
+def _quality(subject: Subject, arm: Arm, images: int, seed: int) -> dict:
+    found = draw(subject, arm, range(seed, seed + images))
+    values = {name: (getattr(found, name), "count") for name in ("calls", "rows", "draft_rows")}
+    values |= {"accepted": (judge.accepts(found.images).float(), "1")}
+    values |= _against_reference(subject, found.images[:WATCHED], seed)
+    values |= _distribution(found.images) if images >= DISTRIBUTION else {}
+    if subject.conditional:
+        data = faces.Faces("test")
+        truth = data.parameters([k % len(data) for k in range(seed, seed + images)])
+        values["accuracy"] = [*caption_accuracy(found.images, truth).values()], "1"
+    return {name: {"unit": unit, "values": value} for name, (value, unit) in values.items()}
+
+
+def _against_reference(subject: Subject, images: Tensor, seed: int) -> dict:
+    reference = _reference(subject, len(images), seed)
+    return {"psnr": (quality.psnr(images, reference), "dB"), "ssim": (quality.ssim(images, reference), "1")}
+
+
+@lru_cache(maxsize=4)
+def _reference(subject: Subject, images: int, seed: int) -> Tensor:
+    """REFERENCE's images of the same noise, drawn once a process."""
+    sampler, steps = REFERENCE
+    return draw(subject, Arm.of(sampler, steps), range(seed, seed + images)).images
+
+
+def _distribution(images: Tensor) -> dict:
+    """How far the images' distribution is from that of test faces."""
+    data, n = faces.Faces("test", SIZE), len(images)
+    kid = quality.kid(judge.features(images), judge.features(data.images(range(n))))
+    return {
+        "kid": ([kid.value, kid.low, kid.high], "1"), "score": ([generators.class_score(images)], "1"),
+        "marginal": ([generators.farthest_marginal(judge.parameters(images), data.parameters(range(4000)))], "1"),
+    }  # fmt: skip
+
+
+def table(subject: Subject, arms: Iterable[Arm], images: int, *, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
+    """One row an arm, COLUMNS, measured here or read from this machine's records; nan where `images` tell nothing."""
+    return _rows(cell(subject, arm, images, seed).measure(scale) for arm in arms)
+
+
+def shipped(subject: Subject) -> pd.DataFrame:
+    """The same from shipped records of the very weights a model has now, the largest sample of each arm; may be empty."""
+    mine = subject.about["weights_hash"]
+    found = [r for r in records.load_shipped() if r.name == "arm" and r.model["weights_hash"] == mine]
+    return _rows(sorted(found, key=lambda r: -r.asked["images"])).drop_duplicates("arm", ignore_index=True)
+
+
+def _rows(measured: Iterable[records.Record]) -> pd.DataFrame:
+    return pd.DataFrame([_row(record) for record in measured], columns=COLUMNS)
+
+
+def _row(record: records.Record) -> dict:
+    values, psnr = record.values, quality.mean_interval(record.values["psnr"])
+    row = {key: record.asked[key] for key in ("arm", "sampler", "steps", "images")} | {"model": record.model["name"], "series": record.series}
+    row |= {"calls": values["calls"].mean(), "calls_median": np.median(values["calls"]), "calls_max": values["calls"].max()}
+    row |= {name: values[name].mean() for name in ("rows", "draft_rows", "ssim", "accepted")}
+    row |= {"psnr": psnr.value, "psnr_low": psnr.low, "psnr_high": psnr.high}
+    row |= {name: values[name][0] for name in ("score", "marginal") if name in values}
+    row |= {"accuracy": values["accuracy"].mean()} if "accuracy" in values else {}
+    return row | (dict(zip(("kid", "kid_low", "kid_high"), values["kid"], strict=True)) if "kid" in values else {})
+
+
+def seconds(subject: Subject, arms: Iterable[Arm], *, images: int = 1, rounds: int = 3, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
+    """Seconds of `images` images by each arm, the arms in turn: one row an arm and round, columns model, arm, round, seconds."""
+    arms = list(arms)
+    asked = {"arms": [arm.label for arm in arms], "images": images, "rounds": rounds, "seed": seed}
+    source = (*{item: None for arm in arms for item in arm.source}, cost.interleaved, _seconds)
+    about = {"scale": scale, "source": source, "model": subject.about, "device": subject.place, "dtype": subject.dtype}
+    record = records.measure("time", "arm-seconds", asked, partial(_seconds, subject, arms, images, rounds, seed), **about)
+    rows = [(record.model["name"], arm, k, value) for arm, values in record.values.items() for k, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["model", "arm", "round", "seconds"])
+
+
+def _seconds(subject: Subject, arms: list[Arm], images: int, rounds: int, seed: int) -> dict:
+    calls = {arm.label: partial(draw, subject, arm, range(seed, seed + images)) for arm in arms}
+    measured = cost.interleaved(calls, rounds, warmup=0, device=subject.place)
+    return {label: {"unit": "s", "values": values} for label, values in measured.items()}
