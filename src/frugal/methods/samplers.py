@@ -51,7 +51,8 @@ SAMPLERS = {  # name: (scheduler, its options besides the model's own configurat
     "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 2}),  # Zhao et al., arXiv 2302.04867
     "euler": (diffusers.EulerDiscreteScheduler, {}),  # Karras et al., arXiv 2206.00364, algorithm 2 without churn
     "heun": (diffusers.HeunDiscreteScheduler, {}),  # the same, algorithm 1: two network calls a step but in the last
-    "edm": (diffusers.HeunDiscreteScheduler, {"use_karras_sigmas": True}),  # the same, at that paper's noise levels, its eq. 5
+    # the same, at that paper's noise levels (its eq. 5) between the lowest and the highest of the training
+    "edm": (diffusers.HeunDiscreteScheduler, {"use_karras_sigmas": True, "timestep_spacing": "linspace"}),
     # Liu et al., arXiv 2202.09778, as Stable Diffusion is published: one network call more than steps
     "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
 }
