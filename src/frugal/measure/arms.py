@@ -21,7 +21,7 @@ from .captions import caption_accuracy
 from .marks import SIZE
 from .plan import Cell, Subject
 
-REFERENCE = "ddim", 1000  # the trajectory that images are compared with: the probability-flow ODE, finely solved
+SOLVER, REFERENCE = "ddim", 1000  # the trajectory that images are compared with: the probability-flow ODE in as many steps
 WATCHED = 16  # images compared with it, at most
 DISTRIBUTION = 256  # images from which a distance of distributions tells anything
 BATCH = 32
@@ -91,19 +91,20 @@ def _part(model: zoo.Model, arm: Arm, seeds: tuple[int, ...], draft: zoo.Model |
     return Drawn(images, [counted.calls] * n, [counted.rows / n] * n, [drafted.rows / n if draft else 0.0] * n)
 
 
-def cell(subject: Subject, arm: Arm, images: int, seed: int = 0) -> Cell:
-    """The record of an arm's quality: `images` images of `seed` on."""
-    asked = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "options": dict(arm.options), "images": images, "seed": seed}
+def cell(subject: Subject, arm: Arm, images: int, seed: int = 0, reference: int = REFERENCE) -> Cell:
+    """The record of an arm's quality: `images` images of `seed` on, some compared with those of `reference` steps."""
+    asked = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "options": dict(arm.options)}
+    asked |= {"images": images, "seed": seed, "reference": reference}
     source = (*arm.source, _quality, _against_reference, _distribution)
     steps = images * arm.steps * (speculative.ROWS if arm.sampler in OWN_PACE else 1) * (2 if subject.conditional else 1)
-    return Cell("quality", "arm", subject, asked, partial(_quality, subject, arm, images, seed), source, steps)
+    return Cell("quality", "arm", subject, asked, partial(_quality, subject, arm, images, seed, reference), source, steps)
 
 
-def _quality(subject: Subject, arm: Arm, images: int, seed: int) -> dict:
+def _quality(subject: Subject, arm: Arm, images: int, seed: int, reference: int) -> dict:
     found = draw(subject, arm, range(seed, seed + images))
     values = {name: (getattr(found, name), "count") for name in ("calls", "rows", "draft_rows")}
     values |= {"accepted": (judge.accepts(found.images).float(), "1")}
-    values |= _against_reference(subject, found.images[:WATCHED], seed)
+    values |= _against_reference(subject, found.images[:WATCHED], seed, reference)
     values |= _distribution(found.images) if images >= DISTRIBUTION else {}
     if subject.conditional:
         data = faces.Faces("test")
@@ -112,16 +113,15 @@ def _quality(subject: Subject, arm: Arm, images: int, seed: int) -> dict:
     return {name: {"unit": unit, "values": value} for name, (value, unit) in values.items()}
 
 
-def _against_reference(subject: Subject, images: Tensor, seed: int) -> dict:
-    reference = _reference(subject, len(images), seed)
+def _against_reference(subject: Subject, images: Tensor, seed: int, steps: int) -> dict:
+    reference = _reference(subject, len(images), seed, steps)
     return {"psnr": (quality.psnr(images, reference), "dB"), "ssim": (quality.ssim(images, reference), "1")}
 
 
 @lru_cache(maxsize=4)
-def _reference(subject: Subject, images: int, seed: int) -> Tensor:
-    """REFERENCE's images of the same noise, drawn once a process."""
-    sampler, steps = REFERENCE
-    return draw(subject, Arm.of(sampler, steps), range(seed, seed + images)).images
+def _reference(subject: Subject, images: int, seed: int, steps: int) -> Tensor:
+    """SOLVER's images of the same noise, drawn once a process."""
+    return draw(subject, Arm.of(SOLVER, steps), range(seed, seed + images)).images
 
 
 def _distribution(images: Tensor) -> dict:
@@ -134,9 +134,11 @@ def _distribution(images: Tensor) -> dict:
     }  # fmt: skip
 
 
-def table(subject: Subject, arms: Iterable[Arm], images: int, *, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
+def table(
+    subject: Subject, arms: Iterable[Arm], images: int, *, seed: int = 0, reference: int = REFERENCE, scale: str = "quick"
+) -> pd.DataFrame:
     """One row an arm, COLUMNS, measured here or read from this machine's records; nan where `images` tell nothing."""
-    return _rows(cell(subject, arm, images, seed).measure(scale) for arm in arms)
+    return _rows(cell(subject, arm, images, seed, reference).measure(scale) for arm in arms)
 
 
 def shipped(subject: Subject) -> pd.DataFrame:
