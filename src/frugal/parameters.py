@@ -152,6 +152,14 @@ class Merging(Chapter):
     ratio: float = Field(0.5, ge=0.1, le=0.75, description="a number from 0.1 to 0.75")
 
 
+class Samplers(Chapter):
+    """The parameters of chapter 7."""
+
+    model: Literal["faces-ldm", "faces-ddpm", "faces-sd"] = Field("faces-ldm", description="faces-ldm, faces-ddpm or faces-sd")
+    images: int = Field(4, ge=2, le=256, description="a whole number from 2 to 256")
+    seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")  # also of the first test face
+
+
 class Models(Chapter):
     """The parameters of the appendix on the embedded models."""
 
@@ -162,7 +170,7 @@ class Models(Chapter):
 
 CHAPTERS = {
     "01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments,
-    "06_merging": Merging, "appendix_models": Models,
+    "06_merging": Merging, "07_samplers": Samplers, "appendix_models": Models,
 }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 Quality does not depend on the machine, so these records are shipped; the chapters draw them beside what they measure themselves.
 """
 
+from dataclasses import dataclass
+
 from ..models import zoo
 from .arms import Arm, cell
 from .plan import Cell, Subject
@@ -14,10 +16,30 @@ IMAGES = 512
 CALLS = (5, 10, 20, 50)
 SOLVERS = ("ddim", "dpmpp_2m", "unipc", "euler")  # one call a step
 TWICE = ("heun", "edm")  # two calls a step but in the last
-STOCHASTIC = ("ddpm", "dpmpp_2m_sde")
+STOCHASTIC = ("ddpm", "dpmpp_2m_sde")  # noise in every step leads elsewhere than the probability flow
 CHAIN = 100  # steps of the chain that speculative sampling reproduces
 CHURNS = (0.5, 1.0, 0.25)  # of the sequential chain, the default first
 TEMPERATURES = (1.0, 2.0)
+
+NAMES = ("faces-ldm", "faces-sd", "faces-ddpm")  # the pixel model last: a row costs most there
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the chapter on samplers measures by itself."""
+
+    calls: tuple[int, ...]
+    reference: int  # steps of the fine trajectory
+    shown: int  # calls of the samplers whose paths are drawn
+    timed: int  # steps up to which an arm is timed
+    rounds: int
+
+
+PLANS = {
+    "smoke": Plan((4, 6), 20, 6, 4, 1),
+    "quick": Plan(CALLS, 1000, 10, 20, 3),
+    "thesis": Plan((*CALLS, 100), 1000, 10, 100, 7),
+}
 
 check_device = zoo.find_device
 
@@ -25,7 +47,12 @@ check_device = zoo.find_device
 def solvers(calls: tuple[int, ...] = CALLS) -> list[Arm]:
     """Every sampler at these numbers of network calls, or one less where it calls twice a step."""
     once = [Arm.of(name, count) for count in calls for name in (*SOLVERS, *STOCHASTIC)]
-    return once + [Arm.of(name, (count + 1) // 2) for count in calls for name in TWICE]
+    return once + [Arm.of(name, steps_for(name, count)) for count in calls for name in TWICE]
+
+
+def steps_for(sampler: str, calls: int) -> int:
+    """The steps of a sampler that make this number of calls, or one less."""
+    return (calls + 1) // 2 if sampler in TWICE else calls
 
 
 def chains() -> list[Arm]:
@@ -35,18 +62,15 @@ def chains() -> list[Arm]:
 
 
 def arms() -> list[Arm]:
-    """All arms in the order of their worth."""
+    """All arms, those first that take little and tell much."""
     exact, approximate = (Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES)
-    return [*chains()[:2], *chains()[-2:], *solvers(), Arm.of("ddpm", 200), exact, approximate, *chains()[2:-2]]
+    few, many = solvers(CALLS[:-1]), solvers(CALLS[-1:])
+    return [*few, *chains()[:2], *chains()[-2:], Arm.of("ddpm", 200), exact, *many, approximate, *chains()[2:-2]]
 
 
 def cells(device: str = "auto") -> list[Cell]:
-    """Every cell: the latent model's, the text-conditioned one's, then the pixel model's, where a row costs most."""
-    return [cell(subject, arm, IMAGES) for subject in subjects(device) for arm in arms()]
-
-
-def subjects(device: str = "auto") -> list[Subject]:
-    return [Subject(name, device=device) for name in ("faces-ldm", "faces-sd", "faces-ddpm")]
+    """Every cell, model by model."""
+    return [cell(subject, arm, IMAGES) for subject in (Subject(name, device=device) for name in NAMES) for arm in arms()]
 
 
 def quality_cells(name: str, device: str) -> list[Cell]:

@@ -1,0 +1,182 @@
+"""Figures of the chapter on samplers: their paths, their orders, and what a number of calls buys."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..measure import draws, orders
+from ..measure.fewer_steps import STOCHASTIC, steps_for
+from ..measure.plan import Subject
+from ..methods import samplers
+from . import style
+from .sheets import _show
+from .style import About, Drawn
+from .tables import markdown
+from .words import percent
+
+FINE = "dpmpp_2m", 100  # the path that others are compared with in the plane
+KNOWN = ("ddim", "dpmpp_2m", "unipc", "euler", "heun", "edm", "ddpm", "dpmpp_2m_sde")
+LOOK = {name: {"color": style.PALETTE[k], "marker": "osD^vP*X"[k]} for k, name in enumerate(KNOWN)}
+
+
+def predicted(subject: Subject, names: Iterable[str], about: About, *, calls: int = 10, seed: int = 0, name: str = "07_predicted") -> Drawn:
+    """The clean image that each sampler predicts on its way, a row a sampler, at as many calls of the network."""
+    model, said = subject.model, draws.draw(subject, 1, calls, seed).options
+    ways, shown = {key: list(samplers.denoise(model, [seed], steps_for(key, calls), key, **said)) for key in names}, 6
+    with style.canvas(len(ways), shown, size=(9.2, 1.55 * len(ways) + 0.5)) as (figure, grid):
+        for row, (label, states) in zip(np.atleast_2d(grid), ways.items(), strict=True):
+            for axes, k in zip(row, np.linspace(0, len(states) - 1, shown).round().astype(int), strict=True):
+                _show(axes, _picture(model, states[k].clean if k < len(states) - 1 else states[k].sample))
+                axes.set_title(f"step {k + 1} of {len(states)}", fontsize=8.5)
+            row[0].set_ylabel(label, fontsize=9)
+    caption = (
+        f"What the network takes the image for on the way, {model.name}, seed {seed}, about {calls} calls by each sampler; in the last column the "
+        "image itself. At first it is the mean of all faces."
+    )
+    return style.finish(figure, name, f"Predicted images along {', '.join(ways)}: blurred at first, sharp at the end.", caption, about)
+
+
+def paths(subject: Subject, names: Iterable[str], about: About, *, calls: int = 10, seed: int = 0, name: str = "07_paths") -> Drawn:
+    """The states of each sampler in the plane in which the fine path bends most: principal axes of its states."""
+    sampler, steps = FINE
+    fine = _states(subject, sampler, steps, seed)
+    centre, axes_of = fine.mean(0), torch.linalg.svd(fine - fine.mean(0), full_matrices=False)[2][:2]
+    flat = lambda states: ((states - centre) @ axes_of.T).numpy()
+    with style.canvas(size=(7.6, 4.6)) as (figure, axes):
+        axes.plot(*flat(fine).T, color=style.FAINT, linewidth=1.2, label=f"{sampler}, {steps} steps")
+        ends = {}
+        for key in names:
+            states = _states(subject, key, steps_for(key, calls), seed)
+            axes.plot(*flat(states).T, "--", linewidth=1, markersize=5, label=f"{key}, {len(states) - 1} steps", **LOOK[key])
+            ends[key] = (states[-1] - fine[-1]).square().mean().sqrt().item()
+        axes.set(xlabel="first principal axis of the fine path", ylabel="second")
+        axes.legend()
+    told = ", ".join(f"{key} {value:.3f}" for key, value in ends.items())
+    caption = (
+        f"From noise (where all begin) to image, {subject.name}, seed {seed}: states of a fine path and of about {calls} calls by each sampler, seen in the plane of "
+        f"the fine path's two principal axes. Root mean squared distance of the ends from the fine one: {told}."
+    )
+    return style.finish(figure, name, f"Paths of samplers in a plane; distances of their ends: {told}.", caption, about)
+
+
+def _states(subject: Subject, sampler: str, steps: int, seed: int) -> Tensor:
+    """Noise and every state after it, scaled to a common variance as the network sees them: [steps + 1, values]."""
+    model, said = subject.model, draws.draw(subject, 1, steps, seed).options
+    noise = torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(seed))
+    states = [state.sample[0].cpu() for state in samplers.denoise(model, [seed], steps, sampler, **said)]
+    return torch.stack([noise, *states]).flatten(1)
+
+
+@torch.no_grad()
+def _picture(model, latents: Tensor) -> Tensor:
+    return (model.decode(latents).float() / 2 + 0.5).clamp(0, 1)[0].cpu()
+
+
+def convergence(found: pd.DataFrame, about: About, *, name: str = "07_orders") -> Drawn:
+    """Errors against calls on a Gaussian, before the last part of the way and in the image, from `orders.convergence`."""
+    panels = {"before": "at a fifth of the way from the image", "error": "in the image"}
+    with style.canvas(1, 2, size=(9.2, 4.0), sharey=True) as (figure, grid):
+        for axes, (column, title) in zip(grid, panels.items(), strict=True):
+            slopes = orders.slopes(found, column)
+            for key, rows in found.groupby("sampler", sort=False):
+                if np.isfinite(slopes[key]):
+                    axes.plot(rows.calls, rows[column], linestyle="-", markersize=4.5, label=f"{key}: order {slopes[key]:.1f}", **LOOK[key])
+            axes.set(xscale="log", yscale="log", xlabel="calls of the network, noise to image", title=title)
+            axes.legend(fontsize=8)
+        grid[0].set_ylabel("root mean squared error")
+    image, before = orders.slopes(found), orders.slopes(found, "before")
+    told = "; ".join(f"{key} {before[key]:.1f} and {image[key]:.1f}" for key in image.index if np.isfinite(before[key]))
+    caption = (
+        "Error of samplers on a Gaussian whose answer is known, float32. Order: the slope of the logarithms from 10 steps on. Left, at a time that all time steps "
+        "share; `edm`, which places its own, is not there. Right, in the image."
+    )
+    return style.finish(figure, name, f"Errors fall with the calls; orders before the end and in the image: {told}.", caption, about)
+
+
+def orders_in_words(found: pd.DataFrame) -> str:
+    """Which samplers have the order their papers state, before the last part of the way and in the image."""
+    image, before = orders.slopes(found), orders.slopes(found, "before")
+    told = [
+        f"`{key}`, of order {orders.ORDERS[key]} by its paper: " + (f"{before[key]:.2f} before, " if np.isfinite(before[key]) else "") + f"{image[key]:.2f} in the image"
+        for key in image.index
+    ]
+    return "\n".join(f"* {line}" for line in told)
+
+
+def fidelity(found: pd.DataFrame, seconds: pd.DataFrame, about: About, *, name: str = "07_fidelity") -> Drawn:
+    """PSNR to the fine path's images over calls (left), and over seconds an image (right): `arms.table`, `arms.seconds`."""
+    some = found[~found.sampler.isin(STOCHASTIC)]
+    clock = seconds.groupby("arm").seconds.median()
+    with style.canvas(1, 2, size=(9.2, 4.0), sharey=True) as (figure, grid):
+        for key, rows in some.groupby("sampler", sort=False):
+            spread = [rows.psnr - rows.psnr_low, rows.psnr_high - rows.psnr]
+            grid[0].errorbar(rows.calls, rows.psnr, yerr=spread, capsize=2, markersize=5, linewidth=1.2, label=key, **LOOK[key])
+            timed = rows[rows.arm.isin(clock.index)]
+            grid[1].plot(clock[timed.arm], timed.psnr, markersize=5, linewidth=1.2, label=key, **LOOK[key])
+        for axes, label in zip(grid, ("calls of the network", "seconds an image, one at a time"), strict=True):
+            axes.set(xscale="log", xlabel=label)
+        grid[0].set_ylabel("PSNR to the fine path's image, dB")
+        grid[0].legend()
+    best = some.loc[some.psnr.idxmax()]
+    caption = (
+        f"How close {found.model.iloc[0]} comes to the images of the same noise by a much finer DDIM, with {found.images.iloc[0]} images; bars: 95 % intervals of the mean. "
+        "Samplers that draw noise in every step end elsewhere and have no place here."
+    )
+    return style.finish(figure, name, f"PSNR over calls and seconds; closest is {best.arm} with {best.psnr:.1f} dB.", caption, about)
+
+
+def quality(found: pd.DataFrame, about: About, *, name: str = "07_quality") -> Drawn:
+    """Faces accepted and KID over calls, a column a model, from shipped records of large samples."""
+    models = list(found.model.unique())
+    with style.canvas(2, len(models), size=(9.2 if len(models) > 1 else 6.2, 6.2), squeeze=False, sharex=True, sharey="row") as (figure, grid):
+        for column, model in zip(grid.T, models, strict=True):
+            plain = found[(found.model == model) & found.sampler.isin(KNOWN) & ~found.arm.str.contains("eta")]
+            for key, rows in plain.sort_values("calls").groupby("sampler", sort=False):
+                column[0].plot(rows.calls, 100 * rows.accepted, linewidth=1.2, markersize=5, label=key, **LOOK[key])
+                spread = [rows.kid - rows.kid_low, rows.kid_high - rows.kid]
+                column[1].errorbar(rows.calls, rows.kid, yerr=spread, capsize=2, linewidth=1.2, markersize=5, **LOOK[key])
+            column[0].set(title=model)
+            column[1].set(xscale="log", yscale="log", xlabel="calls of the network")
+        grid[0][0].set_ylabel("accepted by the judge, %")
+        grid[1][0].set_ylabel("KID to test faces")
+        grid[0][0].legend(fontsize=7.5)
+    caption = (
+        f"Unfiltered samples of {int(found.images.min())} seeds an arm, shipped with the project (quality does not depend on the machine): the share that the judge accepts, and KID "
+        "with its bootstrap band."
+    )
+    most = found.loc[found.accepted.idxmax()]
+    return style.finish(figure, name, f"Acceptance and KID over calls; most are accepted of {most.arm}: {percent(most.accepted)}.", caption, about)
+
+
+def reaching(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> pd.DataFrame:
+    """Of each model the arm of fewest calls that reaches the target's quality, and the target: columns model, arm, calls, accepted, kid.
+
+    Reached: KID not above the target's band, and no fewer accepted than chance explains (two standard errors).
+    """
+    rows = []
+    for model, arms in found.groupby("model", sort=False):
+        if (arms.arm == target).any():
+            goal = arms[arms.arm == target].iloc[0]
+            error = (2 * goal.accepted * (1 - goal.accepted) / goal.images) ** 0.5
+            good = arms[(arms.kid <= goal.kid_high) & (arms.accepted >= goal.accepted - 2 * error)].sort_values(["calls", "kid"])
+            rows += [(model, row.arm, row.calls, row.accepted, row.kid) for row in (good.iloc[0], goal)]
+    return pd.DataFrame(rows, columns=["model", "arm", "calls", "accepted", "kid"])
+
+
+def reached(found: pd.DataFrame) -> str:
+    """`reaching` as a Markdown table."""
+    rows = [(f"`{row.model}`", row.arm, f"{row.calls:.0f}", percent(row.accepted), f"{row.kid:.4f}") for row in found.itertuples()]
+    return markdown(["model", "arm", "calls", "accepted", "KID"], rows)
+
+
+def costs(found: pd.DataFrame, seconds: pd.DataFrame) -> str:
+    """Calls, seconds and PSNR of every arm: a Markdown table."""
+    clock = seconds.groupby("arm").seconds.median()
+    rows = [
+        (row.arm, f"{row.calls:.0f}", f"{clock[row.arm]:.2f} s" if row.arm in clock else "", "" if row.sampler in STOCHASTIC else f"{row.psnr:.1f} dB",
+         f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
+    ]  # fmt: skip
+    return markdown(["arm", "calls", "time of an image", "PSNR to the fine path", "accepted"], rows)
