@@ -34,7 +34,7 @@ def predicted(subject: Subject, names: Iterable[str], about: About, *, calls: in
             row[0].set_ylabel(label, fontsize=9)
     caption = (
         f"What the network takes the image for on the way, {model.name}, seed {seed}, about {calls} calls by each sampler; in the last column the "
-        "image itself. At first it is the mean of all faces."
+        "image itself."
     )
     return style.finish(figure, name, f"Predicted images along {', '.join(ways)}: blurred at first, sharp at the end.", caption, about)
 

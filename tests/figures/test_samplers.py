@@ -1,0 +1,70 @@
+"""Figures of the chapter on samplers: what is drawn is what was found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from frugal import sample
+from frugal.figures import samplers as drawn
+from frugal.measure import arms, orders
+from frugal.measure.plan import Subject
+
+
+def rows(*given):
+    """Arms of one model: (sampler, steps, calls, accepted, kid, kid_high)."""
+    found = [
+        {"model": "faces-ldm", "arm": f"{name}, {steps} steps", "sampler": name, "steps": steps, "images": 400, "calls": calls,
+         "accepted": accepted, "kid": kid, "kid_low": kid / 2, "kid_high": high, "psnr": 20.0 + calls, "psnr_low": 19.0 + calls,
+         "psnr_high": 21.0 + calls} for name, steps, calls, accepted, kid, high in given
+    ]  # fmt: skip
+    return pd.DataFrame(found, columns=arms.COLUMNS)
+
+
+GIVEN = rows(("ddpm", 200, 200, 0.60, 0.10, 0.14), ("ddim", 5, 5, 0.59, 0.50, 0.6), ("dpmpp_2m", 10, 10, 0.40, 0.10, 0.2),
+             ("unipc", 20, 20, 0.58, 0.12, 0.2), ("ddim", 50, 50, 0.70, 0.05, 0.1))  # fmt: skip
+
+
+def test_the_fewest_calls_that_reach_the_target_have_both_its_distance_and_its_acceptance():
+    best = drawn.reaching(GIVEN)
+    assert best.arm.tolist() == ["unipc, 20 steps", "ddpm, 200 steps"]  # ddim 5: too far; dpmpp_2m 10: too few accepted
+    assert drawn.reaching(GIVEN[GIVEN.sampler != "ddpm"]).empty
+    assert "| `faces-ldm` | unipc, 20 steps | 20 | 58% | 0.1200 |" in drawn.reached(best)
+
+
+def test_noise_in_every_step_has_no_place_among_distances_to_an_image(about):
+    clock = pd.DataFrame({"arm": ["ddim, 5 steps"], "seconds": [0.5]})
+    figure = drawn.fidelity(GIVEN, clock, about).figure
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["ddim", "dpmpp_2m", "unipc"]
+    told = drawn.costs(GIVEN, clock)
+    assert "| ddpm, 200 steps | 200 |  |  | 240 of 400 |" in told and "| ddim, 5 steps | 5 | 0.50 s | 25.0 dB | 236 of 400 |" in told
+
+
+def test_quality_has_a_column_a_model_and_a_curve_a_sampler(about):
+    both = pd.concat([GIVEN, GIVEN.assign(model="faces-sd")], ignore_index=True)
+    figure = drawn.quality(both, about).figure
+    assert len(figure.axes) == 4 and [line.get_label() for line in figure.axes[0].get_lines()] == ["ddim", "dpmpp_2m", "unipc", "ddpm"]
+    assert list(figure.axes[0].get_lines()[0].get_ydata()) == pytest.approx([59, 70])
+
+
+def test_orders_are_said_as_measured(about):
+    found = orders.convergence(["ddim", "edm"], (10, 20, 50))
+    lines = drawn.orders_in_words(found).splitlines()
+    assert lines[0].startswith("* `ddim`, of order 1") and " before, " in lines[0] and " before, " not in lines[1]
+    assert "nan" not in drawn.convergence(found, about).alt
+
+
+def test_paths_begin_at_the_noise_and_name_how_far_their_ends_are(about):
+    figure = drawn.paths(Subject("faces-ldm"), ["ddim", "heun"], about, calls=5).figure
+    fine, ddim, heun = figure.axes[0].get_lines()
+    starts = [np.array([x[0] for x in line.get_data()]) for line in (fine, ddim, heun)]
+    assert np.allclose(starts[0], starts[1], atol=1e-3) and np.allclose(starts[0], starts[2], atol=1e-3)
+    assert (len(ddim.get_xdata()), len(heun.get_xdata())) == (6, 4)
+
+
+def test_predicted_images_end_in_the_image_itself(about):
+    subject = Subject("faces-ldm")
+    axes = drawn.predicted(subject, ["ddim"], about, calls=6).figure.axes
+    assert [each.get_title(loc="left") for each in axes] == [f"step {k} of 6" for k in range(1, 7)]
+    image = sample(subject.model, [0], 6, "ddim")[0].permute(1, 2, 0).numpy()
+    assert np.allclose(axes[-1].get_images()[0].get_array(), image, atol=0.02)
+    assert not np.allclose(axes[0].get_images()[0].get_array(), image, atol=0.1)

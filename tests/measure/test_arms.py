@@ -1,0 +1,89 @@
+"""Arms: what they cost is what a hook counts, image by image, and shipped records speak for the same weights alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from frugal import sample
+from frugal.measure import arms, fewer_steps, records
+from frugal.measure.plan import Subject
+from frugal.methods.speculative import speculate
+
+Arm = arms.Arm
+
+
+@pytest.fixture(scope="module")
+def latent():
+    return Subject("faces-ldm")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def test_calls_of_every_solver_are_what_it_was_given_or_one_less(latent):
+    for name in (*fewer_steps.SOLVERS, *fewer_steps.TWICE, *fewer_steps.STOCHASTIC):
+        [calls] = set(arms.draw(latent, Arm.of(name, fewer_steps.steps_for(name, 5)), range(2)).calls)
+        assert calls == 5
+    assert arms.draw(latent, Arm.of("heun", fewer_steps.steps_for("heun", 6)), [0]).calls == [5]
+
+
+def test_images_at_their_own_pace_are_counted_one_by_one(latent):
+    arm = Arm.of("speculative", 12, window=4)
+    found = arms.draw(latent, arm, range(3))
+    rounds = list(speculate(latent.model, range(3), 12, window=4))
+    took_part = torch.stack([torch.bincount(r.images, minlength=3) for r in rounds]).sum(0)
+    rows = sum(torch.zeros(3).index_add(0, r.images, r.rows.float()) for r in rounds)
+    assert found.calls == took_part.tolist() and found.rows == rows.tolist() and len(set(found.calls)) > 1
+    assert torch.allclose(found.images, sample(latent.model, range(3), 12, "speculative", window=4), atol=1e-3)
+
+
+def test_the_calls_of_a_draft_model_are_counted_apart(latent, monkeypatch):
+    other = dataclasses.replace(latent.model, unet=type(latent.model.unet).from_config(latent.model.unet.config).eval())
+    monkeypatch.setattr(arms.zoo, "load", lambda name, device: other)
+    [calls], [rows], [drafted] = (getattr(arms.draw(latent, Arm.of("speculative", 4, window=2, draft="another"), [0]), k)
+                                  for k in ("calls", "rows", "draft_rows"))  # fmt: skip
+    assert calls <= 4 and drafted >= rows > 0
+    assert arms.draw(latent, Arm.of("speculative", 4, window=2, draft="clean"), [0]).draft_rows == [0.0]
+
+
+def test_the_reference_is_its_own_image_and_guidance_doubles_rows_alone(store, latent):
+    [row] = arms.table(latent, [Arm.of("ddim", 6)], 2, reference=6, scale="smoke").itertuples()
+    assert row.psnr > 80 and row.ssim == pytest.approx(1, abs=1e-6) and (row.calls, row.rows) == (6, 6) and np.isnan(row.kid)
+    [row] = arms.table(Subject("faces-sd"), [Arm.of("ddim", 2)], 2, reference=4, scale="smoke").itertuples()
+    assert (row.calls, row.rows) == (2, 4) and 0 <= row.accuracy <= 1 and row.psnr < 60
+
+
+def test_a_distance_of_distributions_is_measured_of_many_images_alone(store, latent, monkeypatch):
+    monkeypatch.setattr(arms, "DISTRIBUTION", 8)
+    [row] = arms.table(latent, [Arm.of("dpmpp_2m", 2)], 8, reference=2, scale="smoke").itertuples()
+    assert row.kid_low <= row.kid_high and row.kid > 0.1 and row.score >= 1 and row.marginal > 0  # two steps are not enough
+
+
+def test_shipped_records_are_of_these_weights_and_the_largest_sample_of_an_arm(store, latent, monkeypatch):
+    arm = Arm.of("ddim", 2)
+    few, more = (arms.cell(latent, arm, n, reference=2).measure("smoke") for n in (2, 3))
+    foreign = dataclasses.replace(more, model=more.model | {"weights_hash": "other"}, asked=more.asked | {"images": 99})
+    monkeypatch.setattr(records, "load_shipped", lambda: [few, more, foreign])
+    assert arms.shipped(latent).images.tolist() == [3]
+    monkeypatch.setattr(records, "load_shipped", lambda: [foreign])
+    assert arms.shipped(latent).empty and list(arms.shipped(latent).columns) == arms.COLUMNS
+
+
+def test_seconds_are_one_a_round_and_arm(store, latent):
+    ways = [Arm.of("ddim", 2), Arm.of("heun", 2)]
+    found = arms.seconds(latent, ways, rounds=2, scale="smoke")
+    assert len(found) == 4 and set(found.arm) == {way.label for way in ways} and (found.seconds > 0).all()
+
+
+def test_the_sweep_asks_every_arm_once_and_what_is_quick_first():
+    asked = fewer_steps.arms()
+    assert len({arm.label for arm in asked}) == len(asked)
+    assert {arm.sampler for arm in asked} == {"speculative", *fewer_steps.SOLVERS, *fewer_steps.TWICE, *fewer_steps.STOCHASTIC}
+    assert max(arm.steps for arm in asked[:20]) <= 20 and Arm.of("speculative", 100, temperature=2.0) in asked
+    with pytest.raises(ValueError, match="allowed is nothing"):
+        fewer_steps.quality_cells("faces-ldm", "cpu")
