@@ -12,7 +12,7 @@ from .records import Record
 
 SCALE = "thesis"
 MODELS = ()  # whose quality would need published weights
-IMAGES = 512
+IMAGES, PACED = 512, 64  # of a distance of distributions; of a mean number of calls
 CALLS = (5, 10, 20, 50)
 SOLVERS = ("ddim", "dpmpp_2m", "unipc", "euler")  # one call a step
 TWICE = ("heun", "edm")  # two calls a step but in the last
@@ -61,16 +61,18 @@ def chains() -> list[Arm]:
     return [*long, *(Arm.of("ddim", steps, eta=CHURNS[0]) for steps in (30, 10))]
 
 
-def arms() -> list[Arm]:
-    """All arms, those first that take little and tell much."""
-    exact, approximate = (Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES)
-    few, many = solvers(CALLS[:-1]), solvers(CALLS[-1:])
-    return [*few, *chains()[:2], *chains()[-2:], Arm.of("ddpm", 200), exact, *many, approximate, *chains()[2:-2]]
+def arms() -> list[tuple[Arm, int]]:
+    """Every arm and how many images of it, those first that take little and tell much."""
+    speculative = [Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES]
+    first = [*solvers(CALLS[:-1]), *chains()[:2], *chains()[-2:]]
+    later = [Arm.of("ddpm", 200), *solvers(CALLS[-1:]), *speculative, *chains()[2:-2]]
+    sizes = ((first, IMAGES), (speculative, PACED), (later, IMAGES))
+    return [(arm, images) for some, images in sizes for arm in some]
 
 
 def cells(device: str = "auto") -> list[Cell]:
     """Every cell, model by model."""
-    return [cell(subject, arm, IMAGES) for subject in (Subject(name, device=device) for name in NAMES) for arm in arms()]
+    return [cell(subject, *asked) for subject in (Subject(name, device=device) for name in NAMES) for asked in arms()]
 
 
 def quality_cells(name: str, device: str) -> list[Cell]:
