@@ -97,3 +97,12 @@ def test_the_error_of_attention_is_that_of_the_layers_alone():
         "down_blocks.0.attentions.0.transformer_blocks.0", "up_blocks.2.attentions.0.transformer_blocks.0",
         "up_blocks.2.attentions.1.transformer_blocks.0")}  # fmt: skip
     assert ((found.ours > 0) & (found.ours < 1) & (found.theirs > 0) & (found.theirs < 1)).all()
+
+
+def test_one_layer_alone_is_measured_on_the_device_that_there_is(monkeypatch):
+    devices = []
+    monkeypatch.setattr(bench_merging.merging_layer, "shares", lambda *given, device, **options: devices.append(device) or [])
+    assert bench_merging.asked(layer=True, memory=False, device="auto") and bench_merging.asked(layer=True, memory=False)
+    assert devices == [str(zoo.find_device("auto"))] * 2
+    with pytest.raises(ValueError, match="device"):
+        bench_merging.asked(layer=True, memory=False, device="nonsense")

@@ -14,6 +14,7 @@ import torch
 from ..methods import library, merging
 from ..methods.merging import merge_tokens
 from ..methods.reuse import Run
+from ..models import zoo
 from . import capacity, cost, merging_layer, records
 from .backends import BACKENDS, attending
 from .memory import peak_memory
@@ -176,10 +177,10 @@ def _run(prepared) -> None:
 
 def alone(
     ratios: Sequence[float] = merging_layer.RATIOS, resolutions: Sequence[int] = (512,), backends: Sequence[str] = ("fused",),
-    memory: bool = True, device: str = "cpu", **options,
+    memory: bool = True, device: str = "auto", **options,
 ) -> bool:  # fmt: skip
     """Print what one layer alone reaches of the ideal; False where the default method and reuse miss their marks."""
-    met = True
+    met, device = True, str(zoo.find_device(device))
     for resolution in resolutions:
         for backend in backends:
             for row in merging_layer.shares(tuple(ratios), resolution, backend, device=device, **options):
