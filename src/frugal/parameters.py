@@ -160,6 +160,18 @@ class Samplers(Chapter):
     seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")  # also of the first test face
 
 
+class Speculative(Chapter):
+    """The parameters of chapter 8."""
+
+    model: Literal["faces-ldm", "faces-ddpm", "faces-sd"] = Field("faces-ldm", description="faces-ldm, faces-ddpm or faces-sd")
+    steps: int = Field(100, ge=4, le=1000, description="a whole number from 4 to 1000")
+    window: int = Field(20, ge=2, le=100, description="a whole number from 2 to 100")
+    churn: float = Field(0.5, gt=0, le=1, description="a number above 0, to 1")
+    temperature: float = Field(2.0, ge=1, le=10, description="a number from 1 to 10")
+    images: int = Field(2, ge=1, le=64, description="a whole number from 1 to 64")
+    seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")
+
+
 class Models(Chapter):
     """The parameters of the appendix on the embedded models."""
 
@@ -170,7 +182,8 @@ class Models(Chapter):
 
 CHAPTERS = {
     "01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments,
-    "06_merging": Merging, "07_samplers": Samplers, "appendix_models": Models,
+    "06_merging": Merging, "07_samplers": Samplers, "08_speculative": Speculative,
+    "appendix_models": Models,
 }  # fmt: skip
 
 

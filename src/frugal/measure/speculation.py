@@ -1,0 +1,226 @@
+"""What speculative sampling saves: couplings of Gaussians, the rounds of an image, calls, rows and seconds of arms.
+
+Calls and rows are counted by a hook on the network, image by image.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..methods import samplers, speculative
+from ..methods.coupling import reflection_couple
+from ..models import cards, zoo
+from . import arms, cost, judge, records
+from .arms import Arm
+from .draft_distances import said
+from .plan import Cell, Subject
+
+METHOD = arms.OWN_PACE["speculative"]
+DEFAULTS = {"draft": speculative.DRAFT, "window": speculative.WINDOW, "churn": speculative.CHURN, "temperature": 1.0, "verify": speculative.VERIFY}
+FEW = 30  # steps of the shorter chain
+LARGE = 512  # images from which a distance of distributions is shown
+COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_max", "rows",
+                "draft_rows", "seconds", "accepted"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much the chapter measures by itself."""
+
+    churns: tuple[float, ...]
+    windows: tuple[int, ...]
+    window: int  # where something else is varied
+    lags: tuple[int, ...]  # steps since the network was asked
+    pairs: int  # of samples at each distance of two Gaussians
+    others: tuple[str, ...]  # models whose distances are compared with the chapter's own
+    longest: int  # steps of the chain, at most
+
+
+PLANS = {
+    "smoke": Plan((0.25, 1.0), (3, 5), 4, (1, 2, 4), 2000, (), 8),
+    "quick": Plan((0.1, 0.25, 0.5, 0.75, 1.0), (5, 10), 10, (1, 2, 4, 8, 12), 20_000, ("faces-ddpm",), 100),
+    "thesis": Plan((0.05, 0.1, 0.25, 0.5, 0.75, 1.0), (5, 10, 20, 40), 20, (1, 2, 4, 8, 12, 20), 100_000, ("faces-ddpm", "faces-sd"), 1000),
+}
+
+
+def couplings(deltas: Iterable[float], pairs: int = 20_000, dimensions: int = 8, seed: int = 0) -> pd.DataFrame:
+    """How often drafts are kept whose mean lies `delta` standard deviations away: columns delta, accepted, error, law.
+
+    error: one standard error of such a share. law: 2 Phi(-delta / 2), what no coupling exceeds.
+    """
+    rows = []
+    for k, delta in enumerate(deltas):
+        accepted = coupled(delta, pairs, dimensions, seed + k)[2].double().mean().item()
+        law = 2 * torch.special.ndtr(torch.tensor(-delta / 2, dtype=torch.float64)).item()
+        rows.append((delta, accepted, (law * (1 - law) / pairs) ** 0.5, law))
+    return pd.DataFrame(rows, columns=["delta", "accepted", "error", "law"])
+
+
+def coupled(delta: float, pairs: int, dimensions: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(drafts, samples, accepted) of unit Gaussians about 0 and, `delta` along the first axis, the target: [pairs, dimensions]."""
+    generator = torch.Generator().manual_seed(seed)
+    noise, uniform = torch.randn(pairs, dimensions, generator=generator), torch.rand(pairs, generator=generator)
+    target = torch.zeros(pairs, dimensions)
+    target[:, 0] = delta
+    samples, accepted = reflection_couple(torch.zeros_like(target), target, 1.0, noise, uniform)
+    return noise, samples, accepted
+
+
+# One image, round by round.
+
+
+def windows(subject: Subject, steps: int, seed: int = 0, *, scale: str = "quick", **options: Any) -> pd.DataFrame:
+    """What became of every state the network judged on the way of one image: columns round, step, fate.
+
+    fate of the step that begins there: kept (the draft stands), mirrored (rejected, the reflected sample stands), drawn
+    (from the target itself, at a window's end), thrown away (it stood behind a rejection).
+    """
+    values = _rounds_cell(subject, steps, seed, options).measure(scale).values
+    rows = []
+    for k, (first, length, taken) in enumerate(zip(*(values[n].astype(int) for n in ("first", "rows", "committed")), strict=True)):
+        rows += [(k, first + j, fate) for j, fate in enumerate(fates(length, taken))]
+    return pd.DataFrame(rows, columns=["round", "step", "fate"])
+
+
+def fates(rows: int, committed: int) -> list[str]:
+    """Of the states of one window, rows >= committed >= 1, as in `windows`."""
+    last = "drawn" if committed == rows else "mirrored"
+    return ["kept"] * (committed - 1) + [last] + ["thrown away"] * (rows - committed)
+
+
+def counted(subject: Subject, steps: int, seed: int = 0, *, scale: str = "quick", **options: Any) -> dict[str, int]:
+    """Calls and rows of the same image, as the method tells them and as a hook on the network counts them."""
+    values = _rounds_cell(subject, steps, seed, options).measure(scale).values
+    told = {"calls told": len(values["rows"]), "rows told": int(values["rows"].sum())}
+    return told | {f"{name} counted": int(values[f"hook_{name}"][0]) for name in ("calls", "rows")}
+
+
+def _rounds_cell(subject: Subject, steps: int, seed: int, options: dict[str, Any]) -> Cell:
+    asked = {"steps": steps, "seed": seed, "options": options}
+    return Cell("count", "speculative-rounds", subject, asked, partial(_rounds, subject, steps, seed, options), (*METHOD, _rounds))
+
+
+def _rounds(subject: Subject, steps: int, seed: int, options: dict[str, Any]) -> dict:
+    with cost.count_calls(subject.model.unet) as hook:
+        found = list(speculative.speculate(subject.model, [seed], steps, **said(subject, steps, seed), **options))
+    values = {name: [int(getattr(r, name)[0]) for r in found] for name in ("first", "rows", "committed")}
+    values |= {"hook_calls": [hook.calls], "hook_rows": [hook.rows]}
+    return {name: {"unit": "count", "values": value} for name, value in values.items()}
+
+
+# What an image costs.
+
+
+def speculation(steps: int, **options: Any) -> Arm:
+    """The arm of speculative sampling with these options, those that are the sampler's own left out: as the sweeps name it."""
+    return Arm.of("speculative", steps, **{name: value for name, value in options.items() if value != DEFAULTS[name]})
+
+
+def ways(steps: int, churn: float, window: int, temperature: float, plan: Plan, draft: Subject | None = None) -> list[Arm]:
+    """What the chapter compares: the sampler itself, exact and warmer; every draft with every way to verify it; the chain, whole and shorter."""
+    own = [speculation(steps, churn=churn, window=window, temperature=t) for t in (1.0, temperature)]
+    varied = {"churn": churn, "window": plan.window}
+    kinds = [*speculative.DRAFTS, *([draft.name] if draft else [])]
+    grid = [speculation(steps, draft=kind, verify=verify, **varied) for verify in speculative.VERIFIERS for kind in kinds]
+    warm = [
+        speculation(steps, draft=kind, verify=verify, temperature=temperature, **varied)
+        for kind, verify in (("velocity", "reflection"), ("tweedie", "reflection"), ("tweedie", "replay"))
+    ]
+    narrow = [speculation(steps, churn=churn, window=size) for size in plan.windows]
+    chains = [Arm.of("ddim", length, eta=churn) for length in sorted({steps, min(FEW, steps)}, reverse=True)]
+    return list(dict.fromkeys([*own, *grid, *narrow, *warm, *chains]))
+
+
+def over_churn(steps: int, plan: Plan) -> list[Arm]:
+    """The default draft at every churn of a plan, judged as published and as here."""
+    return [speculation(steps, churn=churn, window=plan.window, verify=verify) for verify in ("reflection", "replay") for churn in plan.churns]
+
+
+def own_draft(name: str, device: str = "auto") -> Subject | None:
+    """The network trained to be the draft of a model, where there is one with weights."""
+    draft = f"{name}-draft"
+    return Subject(draft, device=device) if cards.file(draft).exists() else None
+
+
+def costs(subject: Subject, ways: Iterable[Arm], images: int = 2, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
+    """One row an arm, COST_COLUMNS: calls of an image (mean, median, most), rows, seconds (median), accepted by the judge.
+
+    Images are drawn one at a time, so that the hook and the clock tell each one's.
+    """
+    return pd.DataFrame([_cost_row(arm, _cost_cell(subject, arm, images, seed).measure(scale)) for arm in ways], columns=COST_COLUMNS)
+
+
+def _cost_cell(subject: Subject, arm: Arm, images: int, seed: int) -> Cell:
+    asked = {"arm": arm.label, "images": images, "seed": seed}
+    return Cell("time", "speculative-cost", subject, asked, partial(_cost, subject, arm, images, seed), (*arm.source, arms.draw, arms._part, _cost))
+
+
+def _cost(subject: Subject, arm: Arm, images: int, seed: int) -> dict:
+    values: dict[str, list] = {name: [] for name in ("calls", "rows", "draft_rows", "accepted", "seconds")}
+
+    def one(image: int) -> None:
+        found = arms.draw(subject, arm, [image])
+        values["accepted"] += judge.accepts(found.images).float().tolist()
+        for name in ("calls", "rows", "draft_rows"):
+            values[name] += getattr(found, name)
+
+    for image in range(seed, seed + images):
+        values["seconds"] += cost.seconds(partial(one, image), rounds=1, warmup=0, device=subject.place).values
+    units = {"seconds": "s", "accepted": "1"}
+    return {name: {"unit": units.get(name, "count"), "values": value} for name, value in values.items()}
+
+
+def _cost_row(arm: Arm, record: records.Record) -> dict:
+    values, options = record.values, DEFAULTS | dict(arm.options) if arm.sampler == "speculative" else dict(arm.options)
+    row = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "images": record.asked["images"]} | options
+    row |= {"calls": values["calls"].mean(), "calls_median": np.median(values["calls"]), "calls_max": values["calls"].max()}
+    row |= {name: values[name].mean() for name in ("rows", "draft_rows", "accepted")}
+    return row | {"seconds": np.median(values["seconds"])}
+
+
+def beside(subject: Subject, found: pd.DataFrame, images: int, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
+    """DPM-Solver++ 2M at as many calls, and at as many seconds, as the first row of `costs` took: the same columns."""
+    ours, [pace] = found.iloc[0], costs(subject, [Arm.of("dpmpp_2m", FEW)], images, seed, scale).itertuples()
+    most = subject.model.scheduler.config.num_train_timesteps
+    counts = {round(ours.calls), min(most, max(1, round(ours.seconds / pace.seconds * pace.calls)))}
+    return costs(subject, [Arm.of("dpmpp_2m", _placed(subject.model, count)) for count in sorted(counts)], images, seed, scale)
+
+
+def _placed(model: zoo.Model, steps: int) -> int:
+    """The nearest smaller number of steps for which the solver finds distinct times."""
+    for count in range(steps, 0, -1):
+        try:
+            samplers._scheduler(model, count, "dpmpp_2m")
+        except ValueError:
+            continue
+        return count
+    raise ValueError(f"steps: got {steps!r}, allowed is a whole number from 1")
+
+
+# The slides' table.
+
+
+def slides_arms(steps: int, churn: float) -> dict[str, Arm]:
+    """The slides' columns as arms of the target: Target at both lengths, Speculative at both temperatures."""
+    options = {"churn": churn}
+    return {
+        f"Target ({steps} steps)": Arm.of("ddim", steps, eta=churn), f"Target ({FEW} steps)": Arm.of("ddim", FEW, eta=churn),
+        "Speculative, temperature 1": speculation(steps, **options), "Speculative, temperature 2": speculation(steps, temperature=2.0, **options),
+    }  # fmt: skip
+
+
+def slides_rows(subject: Subject, draft: Subject | None, steps: int, churn: float) -> pd.DataFrame:
+    """`arms.shipped` of those arms at LARGE images or more, and of the draft's chain where a draft is given: column configuration first."""
+    shipped, wanted = arms.shipped(subject), slides_arms(steps, churn)
+    found = [(name, shipped[(shipped.arm == arm.label) & (shipped.images >= LARGE)]) for name, arm in wanted.items()]
+    if draft:
+        alone, label = arms.shipped(draft), wanted[f"Target ({steps} steps)"].label
+        found.insert(0, (f"Draft ({steps} steps)", alone[(alone.arm == label) & (alone.images >= LARGE)]))
+    rows = [{"configuration": name} | row for name, table in found for row in table.head(1).to_dict("records")]
+    return pd.DataFrame(rows, columns=["configuration", *arms.COLUMNS])
