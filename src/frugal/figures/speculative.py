@@ -24,7 +24,7 @@ PUBLISHED = {  # CIFAR-10, by the slides: FID, IS, NFE where they state one
 }  # fmt: skip
 
 
-def coupling(found: pd.DataFrame, about: About, *, delta: float = 1.5, shown: int = 70, seed: int = 0, name: str = "08_coupling") -> Drawn:
+def coupling(found: pd.DataFrame, about: About, *, delta: float = 1.5, shown: int = 45, seed: int = 0, name: str = "08_coupling") -> Drawn:
     """Two Gaussians and their overlap, the acceptance of `speculation.couplings` over delta, and where rejected drafts go."""
     with style.canvas(1, 3, size=(9.6, 3.6), width_ratios=(1.1, 1, 1.1)) as (figure, (densities, law, plane)):
         _overlap(densities, delta)
@@ -81,7 +81,7 @@ def trajectory(ways: Mapping[str, pd.DataFrame], about: About, *, model: str, se
             axes.grid(visible=False)
         row[0].set_ylabel("round: one call of the network")
         handles = [axes.fill_between([], [], color=FATES[fate], label=label) for fate, label in TOLD.items()]
-        figure.legend(handles=[*handles, *axes.plot([], [], color="black", label="committed front")], loc="outside lower center", ncols=5, fontsize=8)
+        figure.legend(handles=[*handles, *axes.plot([], [], color="black", label="committed front")], loc="outside upper center", ncols=5, fontsize=8)
     told = "; ".join(f"{title}: {table['round'].max() + 1} calls" for title, table in ways.items())
     caption = (
         f"One image of {model}, seed {seed}. A row is a call of the network on a window of drafted states, a cell a state that it judged. Left of the line all steps are "

@@ -36,11 +36,13 @@ def distances(
 
     lag: steps since the network was asked, 1 at least; the states between are those of the chain, as where all drafts
     before were kept. change is |m_p - m_q|, distance the same in units of std, the step's standard deviation.
+    Raises ValueError for fewer than 4 steps, lags below 1 or without 1, and a churn that is not above 0, to 1.
     """
+    lags = tuple(lags)
     tables = []
     for churn in churns:
         for image in range(seed, seed + images):
-            record = _path_cell(subject, steps, churn, tuple(lags), image).measure(scale)
+            record = _path_cell(subject, steps, churn, lags, image).measure(scale)
             std = record.values["std"]
             for draft in DRAFTS:
                 change = record.values[f"{draft}_change"].reshape(len(lags), -1)
@@ -86,6 +88,8 @@ def slope(table: pd.DataFrame) -> float:
 
 
 def _path_cell(subject: Subject, steps: int, churn: float, lags: tuple[int, ...], seed: int) -> Cell:
+    if steps < 4 or 1 not in lags or min(lags) < 1:
+        raise ValueError(f"steps, lags: got {steps!r}, {lags!r}; allowed are 4 steps or more, and whole numbers from 1, 1 among them")
     asked = {"steps": steps, "churn": churn, "lags": lags, "seed": seed}
     source = (*METHOD, _path, path, drafted, gain_sums)
     return Cell("quality", "speculative-distances", subject, asked, partial(_path, subject, steps, churn, lags, seed), source)
