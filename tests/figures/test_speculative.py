@@ -116,6 +116,20 @@ def test_the_slides_table_names_what_is_lacking():
     assert "| Target (30 steps) | not measured |" in table and "| 2.34 | 10.32 | 35.40 |" in speculative.published()
 
 
+def test_shipped_counts_name_the_law_and_lack_nothing_silently():
+    rows = pd.DataFrame({"sampler": ["ddim", "speculative", "speculative"], "arm": ["d", "s", "s, temperature 2.0"], "images": 64, "calls": 17.25, "calls_median": 17.0,
+                         "calls_max": 21, "rows": 260.0})
+    lines = speculative.counted(rows).splitlines()[2:]
+    assert lines == ["| s | exact in law | 64 | 17.2 | 17 | 21 | 260 |", "| s, temperature 2.0 | approximate | 64 | 17.2 | 17 | 21 | 260 |"]
+    assert "frugal sweep steps" in speculative.counted(rows[:1])
+
+
+def test_the_riddle_is_seen_only_where_both_sides_of_it_are():
+    rows = pd.DataFrame({"configuration": ["Target (30 steps)", "Target (100 steps)"], "calls": [30, 100], "score": [3.6, 3.5], "kid": [0.02, 0.01]})
+    assert "3.50 to 3.60" in speculative.oddity(rows) and "the same riddle" in speculative.oddity(rows)
+    assert "do not part" in speculative.oddity(rows.assign(score=[3.4, 3.5])) and "not measured" in speculative.oddity(rows[:1])
+
+
 @pytest.mark.parametrize(("kid", "verdict"), [({}, "not measured yet"), ({"target": 0.01, "ours": 0.0105}, "holds"), ({"target": 0.01, "ours": 0.02}, "outside")])
 def test_the_claim_is_judged_by_large_samples(kid, verdict):
     said, found = speculative.claim_fewer(costs({}, CHAIN), slides(**kid))

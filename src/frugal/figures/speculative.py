@@ -125,7 +125,7 @@ def gain(found: pd.DataFrame, about: About, *, name: str = "08_gain") -> Drawn:
         axes.plot(means.tweedie, color=LOOK["tweedie"]["color"], label="tweedie: as measured on the way")
         axes.set(xlabel="step of the chain", ylabel="gain")
         axes.legend()
-    told = f"measured {means.tweedie.median():.3f} in the median, the signal's share {means.velocity.median():.2f}"
+    told = f"measured {means.tweedie.median():.3f} in the median, the signal's share {means.velocity.median():.2f}".replace("-", "\u2212")
     caption = (
         f"The gain: how far the predicted clean image moves with a unit of what the new state shows beyond its expectation, {found.model.iloc[0]}, mean of the channels, "
         f"{found.image.nunique()} image(s): {told}."
@@ -158,6 +158,8 @@ def churn(found: pd.DataFrame, calls: pd.DataFrame, about: About, *, lag: int = 
         _half(ratio)
         for verify, rows in calls.groupby("verify", sort=False):
             cost.plot(rows.sort_values("churn").churn, rows.sort_values("churn").calls, markersize=5, label=verify, **VERIFY[verify])
+        ratio.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
+        ratio.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
         parts.set(yscale="log", title=f"at step {int(middle.step.iloc[0])}", xlabel="churn")
         ratio.set(yscale="log", title="their ratio", xlabel="churn", ylabel=r"median $|m_p - m_q|$ / std")
         cost.set(title="calls of an image", xlabel="churn", ylim=(0, None))
@@ -193,8 +195,8 @@ def dimension(tables: Iterable[pd.DataFrame], about: About, *, draft: str = "twe
         axes.set(xscale="log", yscale="log", xlabel="dimensions of the state that are looked at", ylabel=r"median $|m_p - m_q|$ / std")
         axes.legend()
     caption = (
-        f"Distance of the draft {draft} from its target on a part of the dimensions, in a shuffled order; the last point of each curve is the whole state. Every dimension adds "
-        "its share, so the distance grows like the square root of their number."
+        f"Distance of the draft {draft} from its target on a part of the dimensions, in a shuffled order; the last point of each curve is the whole state. Misses "
+        "of equal size add up to a square root, the dashed line."
     )
     return style.finish(figure, name, f"Straight lines in logarithmic axes: {'; '.join(told)}.", caption, about)
 
@@ -250,6 +252,31 @@ def slides(rows: pd.DataFrame, lacking: Iterable[str] = ()) -> str:
     ]  # fmt: skip
     here += [(name, "not measured", "", "", "", "") for name in lacking]
     return markdown(["configuration", "reader-IS", "KID (95 % band)", "NFE", "rows", "accepted"], here)
+
+
+def counted(rows: pd.DataFrame) -> str:
+    """Calls of the speculative arms of `arms.shipped`: a Markdown table, or what measures them."""
+    some = rows[rows.sampler == "speculative"]
+    if some.empty:
+        return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
+    lines = [
+        (row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
+        for row in some.itertuples()
+    ]  # fmt: skip
+    return markdown(["shipped records", "law", "images", "calls: mean", "median", "most", "rows"], lines)
+
+
+def oddity(rows: pd.DataFrame) -> str:
+    """Whether the slides' riddle shows here: what becomes of reader-IS and KID in a shorter chain, from `slides_rows`."""
+    chains = rows[rows.configuration.str.startswith("Target")].sort_values("calls")
+    if len(chains) < 2:
+        return "Whether the same happens on these faces is not measured yet."
+    short, long = chains.iloc[0], chains.iloc[-1]
+    same = short.score > long.score and short.kid > long.kid
+    return (
+        f"Here, from {long.calls:.0f} to {short.calls:.0f} steps, reader-IS goes from {long.score:.2f} to {short.score:.2f} and KID from {long.kid:.4f} to {short.kid:.4f}: "
+        f"{'the same riddle' if same else 'the two do not part in that way'}."
+    )
 
 
 def published() -> str:
