@@ -14,7 +14,7 @@ from .style import About, Drawn
 from .tables import markdown
 
 FATES = {"kept": style.PALETTE[2], "mirrored": style.PALETTE[1], "drawn": style.PALETTE[0], "thrown away": "#d4d4d4"}
-TOLD = {"kept": "draft kept", "mirrored": "rejected, its mirror image stands", "drawn": "drawn from the target", "thrown away": "behind a rejection: thrown away"}
+TOLD = {"kept": "draft kept", "mirrored": "rejected, its mirror image stands", "drawn": "drawn from the target", "thrown away": "behind a rejection: not taken"}
 LOOK = {name: {"color": style.PALETTE[k], "marker": style.MARKERS[i]} for i, (name, k) in enumerate({"velocity": 3, "clean": 0, "tweedie": 2}.items())}
 VERIFY = {"reflection": {"color": style.PALETTE[4], "marker": "o"}, "block": {"color": style.PALETTE[5], "marker": "D"}, "replay": {"color": style.PALETTE[9], "marker": "s"}}
 EXACT, APPROXIMATE = "exact in law", "approximate"
@@ -158,10 +158,10 @@ def churn(found: pd.DataFrame, calls: pd.DataFrame, about: About, *, lag: int = 
         _half(ratio)
         for verify, rows in calls.groupby("verify", sort=False):
             cost.plot(rows.sort_values("churn").churn, rows.sort_values("churn").calls, markersize=5, label=verify, **VERIFY[verify])
-        ratio.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
-        ratio.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
         parts.set(yscale="log", title=f"at step {int(middle.step.iloc[0])}", xlabel="churn")
         ratio.set(yscale="log", title="their ratio", xlabel="churn", ylabel=r"median $|m_p - m_q|$ / std")
+        for place in (ratio.yaxis.set_major_formatter, ratio.yaxis.set_minor_formatter):
+            place(lambda value, _: f"{value:.2g}")
         cost.set(title="calls of an image", xlabel="churn", ylim=(0, None))
         for axes in (parts, ratio, cost):
             axes.legend(fontsize=7.5)
