@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MEMORY = {"anderson": 2, "picard": 0}  # earlier rounds that a sweep looks back to
 METHODS = tuple(MEMORY)
-UNITS = {"step": 0.1, "signal": 0.0025}  # of a tolerance: the default one in it
+UNITS = {"step": 0.1, "signal": 0.001}  # of a tolerance: the default one in it
 UNIT = {"anderson": "signal", "picard": "step"}
 METHOD, SOLVER, WINDOW = "anderson", "ddim", 32
 TREND = 4  # steps over which the change of the clean sample is averaged, and followed into steps not asked about yet
