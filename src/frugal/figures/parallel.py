@@ -67,14 +67,15 @@ def price(measured: pd.DataFrame, summary: pd.DataFrame, about: About, *, shippe
         left.plot(measured.batch, measured.batch, color=style.FAINT, linewidth=1, linestyle="--", label="as many times as states")
         left.axhline(1, color=style.FAINT, linewidth=1)
         left.set(xscale="log", yscale="log", xlabel="states in one call", ylabel="price, in calls of one state", title="What a batch costs")
-        left.set_xticks(measured.batch, [str(batch) for batch in measured.batch])
+        for axis in (left.xaxis, left.yaxis):
+            axis.set_ticks(measured.batch, [str(batch) for batch in measured.batch])
         left.minorticks_off()
         left.legend()
         for k, row in enumerate(summary.itertuples()):
             right.plot(row.predicted, row.seconds, style.MARKERS[k % len(style.MARKERS)], color=style.PALETTE[k], label=row.arm)
-        ends = [0.7 * min(summary.predicted.min(), summary.seconds.min()), 1.4 * max(summary.predicted.max(), summary.seconds.max())]
+        ends = [0, 1.15 * max(summary.predicted.max(), summary.seconds.max())]
         right.plot(ends, ends, color=style.FAINT, linewidth=1, linestyle="--")
-        right.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="foretold from calls and batches, s", ylabel="measured, s", title="Seconds of an image")
+        right.set(xlim=ends, ylim=ends, xlabel="foretold from calls and batches, s", ylabel="measured, s", title="Seconds of an image")
         right.legend(fontsize=7.5)
     caption = (
         f"Left, the price of one network call of {measured.model.iloc[0]} over its batch, medians and quartiles of interleaved rounds. Right, seconds of an image "
