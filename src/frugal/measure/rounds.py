@@ -31,7 +31,7 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(12, 1, (1, 2, 4), 1),
-    "quick": Plan(200, 2, (1, 2, 4, 8, 16, 32), 3),
+    "quick": Plan(200, 1, (1, 2, 4, 8, 16, 32), 3),
     "thesis": Plan(200, 64, batching.BATCHES, 7),
 }  # fmt: skip
 
