@@ -76,10 +76,10 @@ def price(measured: pd.DataFrame, summary: pd.DataFrame, about: About, *, shippe
         ends = [0, 1.15 * max(summary.predicted.max(), summary.seconds.max())]
         right.plot(ends, ends, color=style.FAINT, linewidth=1, linestyle="--")
         right.set(xlim=ends, ylim=ends, xlabel="foretold from calls and batches, s", ylabel="measured, s", title="Seconds of an image")
-        right.legend(fontsize=7.5)
+        right.legend(fontsize=7.5, loc="lower right", frameon=True, framealpha=1, edgecolor="white")
     caption = (
         f"Left, the price of one network call of {measured.model.iloc[0]} over its batch, medians and quartiles of interleaved rounds. Right, seconds of an image "
-        "against calls times the price of their mean rows: the network alone. Above the dashed line: sweeps, decoding and noise of the clock."
+        "against calls times the price of their mean rows: the network alone. Off the dashed line: sweeps, decoding and noise of the clock."
     )
     alt = f"Price over batch: {measured.batch.iloc[-1]} states cost {measured.price.iloc[-1]:.1f} calls of one. Seconds measured against foretold for {len(summary)} ways to sample."
     return style.finish(figure, name, alt, caption, about)
