@@ -111,9 +111,10 @@ def sweep(
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="faces (images drawn a second), noop (tomesd on a UNet2DModel), prediction (of speed-ups) or merging"),
+        typer.Argument(help="faces (images drawn a second), noop (tomesd on a UNet2DModel), prediction (of speed-ups), merging, "
+                       "or batching (of states, at the price of one)"),
     ],
-    model: Annotated[str | None, typer.Option(help="merging: a model, by default stable-diffusion-v1-5")] = None,
+    model: Annotated[str | None, typer.Option(help="merging: a model, by default stable-diffusion-v1-5; batching: by default faces-ldm")] = None,
     weights: Annotated[str | None, typer.Option(help="merging: random (published architectures), auto, embedded or hub")] = None,
     ratios: Annotated[str | None, typer.Option(help="merging: such as 0.3,0.5")] = None,
     resolutions: Annotated[str | None, typer.Option(help="merging: pixels, such as 512,768")] = None,
@@ -127,7 +128,7 @@ def bench(
     layer: Annotated[bool | None, typer.Option("--layer", help="merging: one attention layer alone, against the ideal")] = None,
     quality: Annotated[bool | None, typer.Option("--quality", help="merging: images of faces-sd at equal work, against tomesd")] = None,
     images: Annotated[int | None, typer.Option(help="merging --quality: how many, by default 128")] = None,
-    device: Annotated[str | None, typer.Option(help="merging: auto, cpu, mps, cuda or cuda:N")] = None,
+    device: Annotated[str | None, typer.Option(help="merging, batching: auto, cpu, mps, cuda or cuda:N")] = None,
 ):
     """Run a named benchmark; the exit code is 1 where its target is missed."""
     given = {key: value for key, value in locals().items() if key != "name" and value is not None}
@@ -135,6 +136,12 @@ def bench(
         from frugal.measure import bench_merging
 
         met = bench_merging.asked(**given)
+    elif name == "batching":
+        from frugal.measure import batching
+
+        if unused := [key for key in given if key not in ("model", "device")]:
+            raise ValueError(f"--{unused[0]}: got it for benchmark 'batching', allowed are --model and --device")
+        met = batching.asked(**given)
     else:
         from frugal.measure import bench as benchmarks
 

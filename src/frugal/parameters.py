@@ -172,6 +172,15 @@ class Speculative(Chapter):
     seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")
 
 
+class Parallel(Chapter):
+    """The parameters of chapter 9."""
+
+    model: Literal["faces-ldm", "faces-ddpm", "faces-sd"] = Field("faces-ldm", description="faces-ldm, faces-ddpm or faces-sd")
+    steps: int | None = Field(None, ge=8, le=1000, description="a whole number from 8 to 1000, or None for the scale's own")
+    images: int | None = Field(None, ge=1, le=256, description="a whole number from 1 to 256, or None for the scale's own")
+    window: int = Field(32, ge=2, le=256, description="a whole number from 2 to 256")
+
+
 class Models(Chapter):
     """The parameters of the appendix on the embedded models."""
 
@@ -182,7 +191,7 @@ class Models(Chapter):
 
 CHAPTERS = {
     "01_diffusion": Diffusion, "02_unet": UNet, "03_autoencoder": Autoencoder, "04_attention": Attention, "05_experiments": Experiments,
-    "06_merging": Merging, "07_samplers": Samplers, "08_speculative": Speculative,
+    "06_merging": Merging, "07_samplers": Samplers, "08_speculative": Speculative, "09_parallel": Parallel,
     "appendix_models": Models,
 }  # fmt: skip
 

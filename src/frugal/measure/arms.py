@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..methods import chain, coupling, drafts, noise, samplers, speculative, verification
+from ..methods import chain, coupling, drafts, flow, noise, parallel, samplers, speculative, verification
 from ..models import faces, zoo
 from . import cost, draws, generators, judge, quality, records
 from .captions import caption_accuracy
@@ -25,7 +25,10 @@ SOLVER, REFERENCE = "ddim", 1000  # the trajectory that images are compared with
 WATCHED = 16  # images compared with it, at most
 DISTRIBUTION = 256  # images from which a distance of distributions tells anything
 BATCH = 32
-OWN_PACE = {"speculative": (speculative, chain, coupling, drafts, noise, verification)}  # samplers whose images advance at their own
+OWN_PACE = {  # samplers whose images advance at their own pace, and what they are made of
+    "speculative": (speculative, chain, coupling, drafts, noise, verification),
+    "parallel": (parallel, flow, chain, coupling, drafts),
+}
 STEPPING = (samplers.denoise, samplers._states, samplers._advance, samplers._scheduler, samplers._output)
 COLUMNS = [
     "model", "arm", "sampler", "steps", "images", "calls", "calls_median", "calls_max", "rows", "draft_rows", "psnr", "psnr_low", "psnr_high",

@@ -29,7 +29,7 @@ AT_LEAST = 1000  # faces a second on one core
 
 
 def bench(name: str) -> bool:
-    """Run a benchmark, "faces", "noop" or "prediction", and print what it finds; False where its target is missed.
+    """Run a benchmark, a name in BENCHMARKS, and print what it finds; False where its target is missed.
 
     Raises ValueError for another name.
     """
@@ -223,4 +223,12 @@ def merging() -> str:
     return "merging: recorded"
 
 
-BENCHMARKS = {"faces": faces, "noop": noop, "prediction": prediction, "merging": merging}
+def batching() -> str:
+    """What batch of states this device takes at the price of one, at the command's defaults."""
+    from . import batching as batches
+
+    batches.asked()
+    return "batching: recorded"
+
+
+BENCHMARKS = {"faces": faces, "noop": noop, "prediction": prediction, "merging": merging, "batching": batching}

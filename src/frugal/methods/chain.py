@@ -58,10 +58,15 @@ def chain(model: "Model", steps: int, churn: float) -> Chain:
         raise ValueError(
             f"churn={churn!r}: allowed is above 0, to 1; at 0 no step draws noise, and drafts are never accepted"
         )
-    scheduler = samplers._scheduler(model, steps, "ddim")
-    alpha_bar = scheduler.alphas_cumprod.double()
+    return on_schedule(model, samplers._scheduler(model, steps, "ddim"), churn)
+
+
+def on_schedule(model: "Model", scheduler: Any, churn: float) -> Chain:
+    """The chain on a scheduler's own time steps; churn 0, which draws no noise, is its ODE by DDIM's steps."""
+    alpha_bar, final = scheduler.alphas_cumprod.double(), getattr(scheduler, "final_alpha_cumprod", None)
     now = alpha_bar[scheduler.timesteps]
-    following = torch.cat([now[1:], scheduler.final_alpha_cumprod.double().reshape(1)])
+    last = 1 / (1 + scheduler.sigmas[-1].double() ** 2) if final is None else final.double()  # where the last step ends
+    following = torch.cat([now[1:], last.reshape(1)])
     posterior = ((1 - following) / (1 - now) * (1 - now / following)).sqrt()  # eq. 16 of DDIM at eta = 1
 
     def weights(eta: float) -> tuple[Tensor, Tensor]:
@@ -73,18 +78,19 @@ def chain(model: "Model", steps: int, churn: float) -> Chain:
 
 
 def predictor(
-    model: "Model", prompts: list[str] | None, guidance: float | None, chain: Chain, count: int
+    model: "Model", prompts: list[str] | None, guidance: float | None, chain: Chain, count: int, clips: bool = True
 ) -> Predict:
     """The clean sample that the model's network predicts for rows of any of `count` images at any step, in one call.
 
-    Guidance as in sample(). Raises ValueError for a network that predicts its own variance, or anything unknown.
+    Guidance as in sample(); `clips`: as the model's scheduler does, where it does. Raises ValueError for a network that predicts its own variance, or anything unknown.
     """
     kind, words, scale = _prediction(model), samplers._words(model, prompts, guidance, count), samplers._scale(guidance)
 
     @torch.no_grad()
     def predict(states: Tensor, steps: Tensor, images: Tensor) -> Tensor:
         output = samplers._output(model, states, chain.times[steps], [said[images] for said in words], scale)
-        return _limit(model.scheduler, _clean(kind, chain, steps, states, output))
+        cleans = _clean(kind, chain, steps, states, output)
+        return _limit(model.scheduler, cleans) if clips else cleans
 
     return predict
 
@@ -95,7 +101,7 @@ def _prediction(model: "Model") -> str:
     if variance.startswith("learned") or getattr(model.unet.config, "out_channels", channels) != channels:
         raise ValueError(
             f"model: {model.name!r} learns the variance of its steps (variance_type={variance!r}); allowed are models whose "
-            "schedule fixes it, since a draft and its target have to share it"
+            "schedule fixes it"
         )
     kind = config.get("prediction_type", "epsilon")
     if kind not in ("epsilon", "v_prediction", "sample"):

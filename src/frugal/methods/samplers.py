@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from importlib import import_module
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,10 @@ SAMPLERS = {  # name: (scheduler, its options besides the model's own configurat
 }
 
 
+OWN_PACE = {  # samplers whose images advance at their own pace, each a module beside this one: what it says of eta
+    "speculative": "whose noise is told by churn",
+    "parallel": "whose solvers draw no noise",
+}
 STOCHASTIC = ("ddpm", "ddim", "dpmpp_2m_sde")  # may draw noise in every step
 
 
@@ -81,7 +86,7 @@ def sample(
     eta: float = 0.0,  # of ddim: 0 deterministic .. 1 as noisy as ddpm
     prompts: Sequence[str] | None = None,  # of a text-conditioned model: one for all seeds, or one a seed
     guidance: float | None = None,  # classifier-free, 1 (none) or more; default GUIDANCE where there are prompts
-    **speculation: Any,  # with sampler="speculative": draft, window, churn, temperature, verify of speculative.speculate
+    **pace: Any,  # with sampler="speculative" or "parallel": options of speculative.speculate, of parallel.rounds
 ) -> Tensor:
     """Images, float32 [n, 3, H, W] in [0, 1] on the CPU, one a seed. Raises ValueError for bad input.
 
@@ -91,7 +96,7 @@ def sample(
     seeds = _seeds(seeds)
     prompts = _prompts(model, prompts, len(seeds))
     size = BATCH if batch_size is None else _whole("batch_size", batch_size, 1)
-    run = _run(sampler, eta, speculation)
+    run = _run(sampler, eta, pace)
     images = []
     for first in range(0, len(seeds), size):
         chunk = slice(first, first + size)
@@ -100,17 +105,15 @@ def sample(
     return torch.cat(images)
 
 
-def _run(sampler: str, eta: float, speculation: dict[str, Any]) -> Callable[..., Tensor]:
+def _run(sampler: str, eta: float, pace: dict[str, Any]) -> Callable[..., Tensor]:
     """What brings one batch from noise to the latents it ends in."""
-    if sampler == "speculative":
-        from .speculative import last_samples
-
+    if sampler in OWN_PACE:
         if eta != 0:
-            raise ValueError(f"eta={eta!r}: allowed is 0 with sampler='speculative', whose noise is told by churn")
-        return partial(last_samples, **speculation)
-    if speculation:
-        names = ", ".join(speculation)
-        raise ValueError(f"{names}: got sampler={sampler!r}, allowed with it are options of sampler='speculative' alone")
+            raise ValueError(f"eta={eta!r}: allowed is 0 with sampler={sampler!r}, {OWN_PACE[sampler]}")
+        return partial(import_module(f".{sampler}", __package__).last_samples, **pace)
+    if pace:
+        names, allowed = ", ".join(pace), " and ".join(f"sampler={name!r}" for name in OWN_PACE)
+        raise ValueError(f"{names}: got sampler={sampler!r}, allowed with it are options of {allowed} alone")
 
     def states(*arguments: Any, **options: Any) -> Tensor:
         for state in denoise(*arguments, sampler, eta=eta, **options):

@@ -1,0 +1,56 @@
+"""A trajectory watched while it converges, and arms against the sequential sample."""
+
+import diffusers
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from frugal.measure import batching, rounds
+from frugal.measure.arms import Arm
+from frugal.measure.plan import Subject
+from frugal.models.recipes import schedule
+from frugal.models.zoo import Model
+
+SEQUENTIAL, PARALLEL = Arm.of("ddim", 10), Arm.of("parallel", 10, window=4)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DModel(
+            sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
+        )
+    return Subject.of(Model("tiny", "memory", unet.eval(), schedule(1.0)))
+
+
+def test_a_front_converges_from_front_to_back(subject):
+    seen = rounds.front(subject, 12, seed=3, window=5, tolerance=0)
+    assert seen.errors.shape == (seen.calls, 13) and seen.rows > 12 and seen.committed[-1] == 12
+    for k, errors in enumerate(seen.errors):
+        assert errors[0] == 0 and np.isfinite(errors[: min(k + 6, 13)]).all() and np.isnan(errors[seen.committed[k] + 5 :]).all()
+        assert (errors[: seen.committed[k] + 1] < 1e-4).all()
+    assert seen.errors[0][5] > 1e-3 > seen.errors[-1][5]
+    assert seen.shown[0] == 1 and seen.shown[-1] == seen.calls and seen.steps_shown[-1] == 12
+    assert seen.pictures.shape == (2, len(seen.shown), 3, 8, 8) and torch.allclose(seen.pictures[0, -1], seen.pictures[1, -1], atol=1e-4)
+    assert not torch.allclose(seen.pictures[0, 0], seen.pictures[1, 0], atol=1e-4)
+
+
+def test_arms_are_compared_with_the_sequential_image(subject, tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path))
+    about = {"against": SEQUENTIAL, "seed": 2, "scale": "smoke"}
+    found = rounds.compared(subject, [SEQUENTIAL, PARALLEL], 2, **about)
+    assert list(found.columns) == rounds.COLUMNS and found.image.tolist() == [2, 3, 2, 3] and (found.seconds > 0).all()
+    first, second = found[found.arm == SEQUENTIAL.label], found[found.arm == PARALLEL.label]
+    assert (first.calls == 10).all() and (first.rows == 10).all() and (first.error == 0).all() and np.isinf(first.psnr).all()
+    assert (second.calls <= 10).all() and (second.rows > 10).all() and (second.error < 0.1).all() and (second.psnr > 20).all()
+    assert rounds.compared(subject, [SEQUENTIAL, PARALLEL], 2, **about).equals(found)
+
+
+def test_the_summary_foretells_seconds_from_calls_and_batches():
+    found = pd.DataFrame([("m", "a", 0, 10, 40, 1.0, 0.1, 30.0), ("m", "a", 1, 20, 80, 3.0, 0.3, 20.0)], columns=rounds.COLUMNS)
+    measured = pd.DataFrame([("m", b, 0.1 * b, 0, 0, b, b, b, "d", "here") for b in (1, 8)], columns=batching.COLUMNS)
+    [row] = rounds.summary(found, measured).itertuples()
+    assert (row.images, row.calls, row.rows, row.seconds, row.error, row.psnr) == (2, 15, 60, 2.0, 0.3, 25.0)
+    assert row.predicted == pytest.approx(15 * 0.4)
