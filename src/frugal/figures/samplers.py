@@ -130,11 +130,11 @@ def fidelity(found: pd.DataFrame, seconds: pd.DataFrame, about: About, *, name: 
 
 def quality(found: pd.DataFrame, about: About, *, name: str = "07_quality") -> Drawn:
     """Faces accepted and KID over calls, a column a model, from shipped records of large samples."""
+    found = found[found.sampler.isin(KNOWN) & ~found.arm.str.contains("eta") & found.kid.notna()]
     models = list(found.model.unique())
     with style.canvas(2, len(models), size=(9.2 if len(models) > 1 else 6.2, 6.2), squeeze=False, sharex=True, sharey="row") as (figure, grid):
         for column, model in zip(grid.T, models, strict=True):
-            plain = found[(found.model == model) & found.sampler.isin(KNOWN) & ~found.arm.str.contains("eta")]
-            for key, rows in plain.sort_values("calls").groupby("sampler", sort=False):
+            for key, rows in found[found.model == model].sort_values("calls").groupby("sampler", sort=False):
                 column[0].plot(rows.calls, 100 * rows.accepted, linewidth=1.2, markersize=5, label=key, **LOOK[key])
                 spread = [rows.kid - rows.kid_low, rows.kid_high - rows.kid]
                 column[1].errorbar(rows.calls, rows.kid, yerr=spread, capsize=2, linewidth=1.2, markersize=5, **LOOK[key])
@@ -152,12 +152,13 @@ def quality(found: pd.DataFrame, about: About, *, name: str = "07_quality") -> D
 
 
 def reaching(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> pd.DataFrame:
-    """Of each model the arm of fewest calls that reaches the target's quality, and the target: columns model, arm, calls, accepted, kid.
+    """Of each model the solver's arm of fewest calls that reaches the target's quality, and the target: columns model, arm, calls,
+    accepted, kid.
 
     Reached: KID not above the target's band, and no fewer accepted than chance explains (two standard errors).
     """
     rows = []
-    for model, arms in found.groupby("model", sort=False):
+    for model, arms in found[found.sampler.isin(KNOWN)].groupby("model", sort=False):
         if (arms.arm == target).any():
             goal = arms[arms.arm == target].iloc[0]
             error = (2 * goal.accepted * (1 - goal.accepted) / goal.images) ** 0.5

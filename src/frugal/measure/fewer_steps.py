@@ -5,8 +5,9 @@ Quality does not depend on the machine, so these records are shipped; the chapte
 
 from dataclasses import dataclass
 
-from ..models import zoo
+from ..models import cards, zoo
 from .arms import Arm, cell
+from .generators import DRAFT
 from .plan import Cell, Subject
 from .records import Record
 
@@ -65,14 +66,17 @@ def arms() -> list[tuple[Arm, int]]:
     """Every arm and how many images of it, those first that take little and tell much."""
     speculative = [Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES]
     first = [*solvers(CALLS[:-1]), *chains()[:2], *chains()[-2:]]
-    later = [Arm.of("ddpm", 200), *solvers(CALLS[-1:]), *speculative, *chains()[2:-2]]
+    parallel = [Arm.of("ddim", 200), *(Arm.of("parallel", 200, **way) for way in ({}, {"method": "picard"}))]
+    later = [Arm.of("ddpm", 200), *speculative, *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
     sizes = ((first, IMAGES), (speculative, PACED), (later, IMAGES))
     return [(arm, images) for some, images in sizes for arm in some]
 
 
 def cells(device: str = "auto") -> list[Cell]:
-    """Every cell, model by model."""
-    return [cell(subject, *asked) for subject in (Subject(name, device=device) for name in NAMES) for asked in arms()]
+    """Every cell, model by model, and the chain of the draft network where it is trained."""
+    found = [cell(subject, *asked) for subject in (Subject(name, device=device) for name in NAMES) for asked in arms()]
+    drafts = [DRAFT] if cards.file(DRAFT).exists() else []
+    return found + [cell(Subject(name, device=device), Arm.of("ddim", CHAIN, eta=CHURNS[0]), IMAGES) for name in drafts]
 
 
 def quality_cells(name: str, device: str) -> list[Cell]:
