@@ -156,7 +156,7 @@ class Samplers(Chapter):
     """The parameters of chapter 7."""
 
     model: Literal["faces-ldm", "faces-ddpm", "faces-sd"] = Field("faces-ldm", description="faces-ldm, faces-ddpm or faces-sd")
-    images: int = Field(4, ge=2, le=256, description="a whole number from 2 to 256")
+    images: int = Field(3, ge=2, le=256, description="a whole number from 2 to 256")
     seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")  # also of the first test face
 
 

@@ -36,7 +36,9 @@ def test_noise_in_every_step_has_no_place_among_distances_to_an_image(about):
     figure = drawn.fidelity(GIVEN, clock, about).figure
     assert figure.axes[0].get_legend_handles_labels()[1] == ["ddim", "dpmpp_2m", "unipc"]
     told = drawn.costs(GIVEN, clock)
-    assert "| ddpm, 200 steps | 200 |  |  | 240 of 400 |" in told and "| ddim, 5 steps | 5 | 0.50 s | 25.0 dB | 236 of 400 |" in told
+    assert "| `ddpm` |  |  |  |  | 240 of 400 |  |" in told
+    assert "| `ddim` | 25.0 dB, 236 of 400 |  |  | 70.0 dB, 280 of 400 |  | 100 ms |" in told
+    assert "| `heun` | 29.0 dB, 40 of 400 |" in drawn.costs(pd.concat([rows(("heun", 5, 9, 0.1, 1.0, 2.0)), GIVEN[GIVEN.calls == 10]]), clock)
 
 
 def test_quality_has_a_column_a_model_and_a_curve_a_sampler(about):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from frugal import sample
-from frugal.measure import arms, fewer_steps, records
+from frugal.measure import arms, fewer_steps, records, sweep
 from frugal.measure.plan import Subject
 from frugal.methods.speculative import speculate
 
@@ -80,11 +80,24 @@ def test_seconds_are_one_a_round_and_arm(store, latent):
     assert len(found) == 4 and set(found.arm) == {way.label for way in ways} and (found.seconds > 0).all()
 
 
+def test_arms_in_turn_are_compared_with_one_of_them_or_with_another(store, latent):
+    sequential, parallel = Arm.of("ddim", 10), Arm.of("parallel", 10, window=4)
+    about = {"against": sequential, "seed": 2, "scale": "smoke"}
+    found = arms.in_turn(latent, [sequential, parallel], 2, **about)
+    assert found.image.tolist() == [2, 3, 2, 3] and (found.seconds > 0).all() and "accepted" not in found
+    first, second = found[found.arm == sequential.label], found[found.arm == parallel.label]
+    assert (first.calls == 10).all() and (first.rows == 10).all() and (first.error == 0).all() and np.isinf(first.psnr).all()
+    assert (second.calls <= 10).all() and (second.rows > 10).all() and (second.error < 0.1).all() and (second.psnr > 20).all()
+    assert arms.in_turn(latent, [sequential, parallel], 2, **about).equals(found)  # seconds and all: from records
+    alone = arms.in_turn(latent, [parallel], 2, judged=True, **about)
+    assert np.allclose(alone.psnr, second.psnr, atol=0.5) and set(alone.accepted) <= {0.0, 1.0}
+
+
 def test_the_sweep_asks_every_arm_once_and_what_is_quick_first():
     asked = fewer_steps.arms()
     assert len({(arm.label, images) for arm, images in asked}) == len(asked)
     assert {arm.sampler for arm, _ in asked} == {"speculative", "parallel", *fewer_steps.SOLVERS, *fewer_steps.TWICE, *fewer_steps.STOCHASTIC}
     assert max(arm.steps for arm, _ in asked[:20]) <= 20
     assert {images for arm, images in asked if arm == Arm.of("speculative", 100, temperature=2.0)} == {fewer_steps.PACED, fewer_steps.IMAGES}
-    with pytest.raises(ValueError, match="allowed is nothing"):
-        fewer_steps.quality_cells("faces-ldm", "cpu")
+    with pytest.raises(ValueError, match="measures embedded models alone"):
+        sweep.sweep("steps", 1, weights="hub")

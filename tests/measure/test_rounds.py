@@ -1,4 +1,4 @@
-"""A trajectory watched while it converges, and arms against the sequential sample."""
+"""A trajectory watched while it converges, and seconds foretold from batches."""
 
 import diffusers
 import numpy as np
@@ -7,12 +7,9 @@ import pytest
 import torch
 
 from frugal.measure import batching, rounds
-from frugal.measure.arms import Arm
 from frugal.measure.plan import Subject
 from frugal.models.recipes import schedule
 from frugal.models.zoo import Model
-
-SEQUENTIAL, PARALLEL = Arm.of("ddim", 10), Arm.of("parallel", 10, window=4)
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +34,9 @@ def test_a_front_converges_from_front_to_back(subject):
     assert not torch.allclose(seen.pictures[0, 0], seen.pictures[1, 0], atol=1e-4)
 
 
-def test_arms_are_compared_with_the_sequential_image(subject, tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path))
-    about = {"against": SEQUENTIAL, "seed": 2, "scale": "smoke"}
-    found = rounds.compared(subject, [SEQUENTIAL, PARALLEL], 2, **about)
-    assert list(found.columns) == rounds.COLUMNS and found.image.tolist() == [2, 3, 2, 3] and (found.seconds > 0).all()
-    first, second = found[found.arm == SEQUENTIAL.label], found[found.arm == PARALLEL.label]
-    assert (first.calls == 10).all() and (first.rows == 10).all() and (first.error == 0).all() and np.isinf(first.psnr).all()
-    assert (second.calls <= 10).all() and (second.rows > 10).all() and (second.error < 0.1).all() and (second.psnr > 20).all()
-    assert rounds.compared(subject, [SEQUENTIAL, PARALLEL], 2, **about).equals(found)
-
-
 def test_the_summary_foretells_seconds_from_calls_and_batches():
-    found = pd.DataFrame([("m", "a", 0, 10, 40, 1.0, 0.1, 30.0), ("m", "a", 1, 20, 80, 3.0, 0.3, 20.0)], columns=rounds.COLUMNS)
+    columns = ["model", "arm", "image", "calls", "rows", "seconds", "error", "psnr"]
+    found = pd.DataFrame([("m", "a", 0, 10, 40, 1.0, 0.1, 30.0), ("m", "a", 1, 20, 80, 3.0, 0.3, 20.0)], columns=columns)
     measured = pd.DataFrame([("m", b, 0.1 * b, 0, 0, b, b, b, "d", "here") for b in (1, 8)], columns=batching.COLUMNS)
     [row] = rounds.summary(found, measured).itertuples()
     assert (row.images, row.calls, row.rows, row.seconds, row.error, row.psnr) == (2, 15, 60, 2.0, 0.3, 25.0)

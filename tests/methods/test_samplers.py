@@ -133,8 +133,9 @@ def test_one_state_a_step(sampler):
     states = list(denoise(model, [0, 1], steps=6, sampler=sampler))
     assert [state.step for state in states] == list(range(6))
     times = [state.timestep for state in states]
-    assert times == sorted(times, reverse=True) and len(set(times)) == 6 and times[0] == 999
-    assert model.unet.calls == {"heun": 11, "pndm": 7}.get(sampler, 6)
+    assert times == sorted(times, reverse=True) and len(set(times)) == 6
+    assert times[0] == pytest.approx(999, abs=0.5)  # edm's levels of noise lie between time steps
+    assert model.unet.calls == {"heun": 11, "edm": 11, "pndm": 7}.get(sampler, 6)
     for state in states:  # on one scale whatever the sampler, so that trajectories compare
         assert state.sample.shape == state.clean.shape == (2, 3, 16, 16)
         assert state.sample.std() < 1.3 and state.clean.std() < 1.0

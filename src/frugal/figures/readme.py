@@ -16,7 +16,7 @@ from .tables import markdown
 
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 FIGURES, END_FIGURES = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
-DRAWN = {  # chapter: what of the thesis it draws
+DRAWN = {  # chapter: what of the thesis and the slides it draws
     "01_diffusion": ("1.1 training and inference", "1.2 growth of model sizes"),
     "02_unet": ("2.1 the U-Net",),
     "04_attention": ("3.1 trajectories and their origin",),
@@ -25,6 +25,9 @@ DRAWN = {  # chapter: what of the thesis it draws
         "5.3 the same seeds at every ratio", "6.1 both models on the same axes",
         "section 4.3, each iteration's time, memory and quality",
     ),
+    "07_samplers": ("slides: better samplers",),
+    "08_speculative": ("slides: maximal coupling, speculative sampling and its table",),
+    "09_parallel": ("slides: parallel simulation",),
 }  # fmt: skip
 SAMPLER = {"steps": 25, "sampler": "dpmpp_2m"}
 PUBLISHED = {
@@ -106,7 +109,7 @@ def captioned() -> str:
 
 
 def figures(root: Path) -> str:
-    """Every figure of the thesis that is drawn here, its command, and how long that took when this was written."""
+    """Every figure of the thesis and the slides that is drawn here, its command, and how long that took when this was written."""
     took = {
         name: nbformat.read(root / "_build" / "notebooks" / f"{name}.ipynb", as_version=4).metadata.papermill.duration
         for name in DRAWN
@@ -124,7 +127,7 @@ def figures(root: Path) -> str:
         ("the thesis's own scale", "chapter 5", "`frugal run 05_experiments -p scale thesis`", "on a GPU; said before it begins"),
         ("the embedded models' marks", "appendix", "`frugal evaluate --marks`, or `frugal evaluate NAME`", f"up to {max(told, key=int, default='?')} min each"),
     ]  # fmt: skip
-    return markdown(["thesis", "here", "command", "time it took"], rows)
+    return markdown(["thesis, slides", "here", "command", "time it took"], rows)
 
 
 def write(root: Path) -> None:

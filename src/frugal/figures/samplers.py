@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..measure import draws, orders
-from ..measure.fewer_steps import STOCHASTIC, steps_for
+from ..measure.fewer_steps import STOCHASTIC, TWICE, steps_for
 from ..measure.plan import Subject
 from ..methods import samplers
 from . import style
@@ -116,8 +116,11 @@ def fidelity(found: pd.DataFrame, seconds: pd.DataFrame, about: About, *, name: 
             grid[0].errorbar(rows.calls, rows.psnr, yerr=spread, capsize=2, markersize=5, linewidth=1.2, label=key, **LOOK[key])
             timed = rows[rows.arm.isin(clock.index)]
             grid[1].plot(clock[timed.arm], timed.psnr, markersize=5, linewidth=1.2, label=key, **LOOK[key])
-        for axes, label in zip(grid, ("calls of the network", "seconds an image, one at a time"), strict=True):
+        shown = sorted(some.calls[~some.sampler.isin(TWICE)].unique()), np.geomspace(clock.min(), clock.max(), 4)
+        for axes, label, ticks in zip(grid, ("calls of the network", "seconds an image, one at a time"), shown, strict=True):
             axes.set(xscale="log", xlabel=label)
+            axes.minorticks_off()
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
         grid[0].set_ylabel("PSNR to the fine path's image, dB")
         grid[0].legend()
     best = some.loc[some.psnr.idxmax()]
@@ -174,10 +177,18 @@ def reached(found: pd.DataFrame) -> str:
 
 
 def costs(found: pd.DataFrame, seconds: pd.DataFrame) -> str:
-    """Calls, seconds and PSNR of every arm: a Markdown table."""
+    """PSNR and accepted images of every sampler at each number of calls, and the time of a call: a Markdown table."""
     clock = seconds.groupby("arm").seconds.median()
-    rows = [
-        (row.arm, f"{row.calls:.0f}", f"{clock[row.arm]:.2f} s" if row.arm in clock else "", "" if row.sampler in STOCHASTIC else f"{row.psnr:.1f} dB",
-         f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
-    ]  # fmt: skip
-    return markdown(["arm", "calls", "time of an image", "PSNR to the fine path", "accepted"], rows)
+    counts = sorted(found.calls[~found.sampler.isin(TWICE)].unique())
+    rows = []
+    for key, arms in found.groupby("sampler", sort=False):
+        cells = {next(count for count in counts if count >= row.calls): _cell(row) for row in arms.itertuples()}
+        timed = arms[arms.arm.isin(clock.index)]
+        each = f"{1000 * np.median(clock[timed.arm].to_numpy() / timed.calls.to_numpy()):.0f} ms" if len(timed) else ""
+        rows.append((f"`{key}`", *(cells.get(count, "") for count in counts), each))
+    return markdown(["sampler", *(f"{count:.0f} calls" for count in counts), "time of a call"], rows)
+
+
+def _cell(row) -> str:
+    accepted = f"{row.accepted * row.images:.0f} of {row.images}"
+    return accepted if row.sampler in STOCHASTIC else f"{row.psnr:.1f} dB, {accepted}"

@@ -4,6 +4,7 @@ Costs are counted by hooks on the networks, image by image. Quality is the same 
 are shipped; seconds are measured on the reader's own, the arms in turn.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,7 +26,7 @@ SOLVER, REFERENCE = "ddim", 1000  # the trajectory that images are compared with
 WATCHED = 16  # images compared with it, at most
 DISTRIBUTION = 256  # images from which a distance of distributions tells anything
 BATCH = 32
-OWN_PACE = {  # samplers whose images advance at their own pace, and what they are made of
+PARTS = {  # what the samplers whose images advance at their own pace are made of
     "speculative": (speculative, chain, coupling, drafts, noise, verification),
     "parallel": (parallel, flow, chain, coupling, drafts),
 }
@@ -34,6 +35,7 @@ COLUMNS = [
     "model", "arm", "sampler", "steps", "images", "calls", "calls_median", "calls_max", "rows", "draft_rows", "psnr", "psnr_low", "psnr_high",
     "ssim", "accepted", "kid", "kid_low", "kid_high", "score", "marginal", "accuracy", "series",
 ]  # fmt: skip
+COSTS = {"calls": "count", "rows": "count", "draft_rows": "count", "seconds": "s"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Arm:
     @property
     def source(self) -> tuple:
         """What its images depend on beside the weights."""
-        return *STEPPING, *OWN_PACE.get(self.sampler, ())
+        return *STEPPING, *PARTS.get(self.sampler, ())
 
     def draft(self, subject: Subject) -> zoo.Model | None:
         """The draft model, if it has one."""
@@ -79,7 +81,7 @@ def draw(subject: Subject, arm: Arm, seeds: Iterable[int]) -> Drawn:
     seeds, draft = tuple(seeds), arm.draft(subject)
     options = dict(arm.options) | ({"draft": draft} if draft else {})
     said = draws.draw(subject, len(seeds), arm.steps, seeds[0]).options if subject.conditional else {}
-    size, found = 1 if arm.sampler in OWN_PACE else BATCH, []
+    size, found = 1 if arm.sampler in samplers.OWN_PACE else BATCH, []
     for first in range(0, len(seeds), size):
         part = slice(first, first + size)
         prompts = {key: value[part] if key == "prompts" else value for key, value in said.items()}
@@ -99,7 +101,7 @@ def cell(subject: Subject, arm: Arm, images: int, seed: int = 0, reference: int 
     asked = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "options": dict(arm.options)}
     asked |= {"images": images, "seed": seed, "reference": reference}
     source = (*arm.source, _quality, _against_reference, _distribution)
-    steps = images * arm.steps * (speculative.ROWS if arm.sampler in OWN_PACE else 1) * (2 if subject.conditional else 1)
+    steps = images * arm.steps * (speculative.ROWS if arm.sampler in samplers.OWN_PACE else 1) * (2 if subject.conditional else 1)
     return Cell("quality", "arm", subject, asked, partial(_quality, subject, arm, images, seed, reference), source, steps)
 
 
@@ -181,3 +183,53 @@ def _seconds(subject: Subject, arms: list[Arm], images: int, rounds: int, seed: 
     calls = {arm.label: partial(draw, subject, arm, range(seed, seed + images)) for arm in arms}
     measured = cost.interleaved(calls, rounds, warmup=0, device=subject.place)
     return {label: {"unit": "s", "values": values} for label, values in measured.items()}
+
+
+def in_turn(
+    subject: Subject, arms: Iterable[Arm], images: int, *, against: Arm | None = None, judged: bool = False, seed: int = 0, scale: str = "quick"
+) -> pd.DataFrame:
+    """One row an arm and image, drawn one image at a time, the arms in turn: what one who waits for an image sees.
+
+    Columns model, arm, image, then COSTS, by hooks on the networks and by the clock, decoding included. With `against`: error, the
+    largest difference of a pixel in [0, 1] from that arm's image of the same seed, and psnr of the pair in dB; with `judged`:
+    accepted, by the judge and off the clock.
+    """
+    arms = list(arms)
+    units = COSTS | ({"error": "1", "psnr": "dB"} if against else {}) | ({"accepted": "1"} if judged else {})
+    asked = {"arms": [arm.label for arm in arms], "against": against and against.label, "judged": judged, "images": images, "seed": seed}
+    made_of = {item: None for arm in (*arms, *([against] if against else [])) for item in arm.source}
+    about = {"scale": scale, "source": (*made_of, _in_turn, _timed, draw), "model": subject.about, "device": subject.place, "dtype": subject.dtype}
+    function = partial(_in_turn, subject, arms, against, units, range(seed, seed + images))
+    values = records.measure("time", "arms-in-turn", asked, function, **about).values
+    rows = [
+        (subject.title["model"], arm.label, seed + k, *(values[f"{arm.label}: {name}"][k] for name in units)) for arm in arms for k in range(images)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "arm", "image", *units])
+
+
+def _in_turn(subject: Subject, arms: list[Arm], against: Arm | None, units: dict[str, str], seeds: range) -> dict:
+    found: dict[str, list[float]] = {f"{arm.label}: {name}": [] for arm in arms for name in units}
+    images: dict[Arm, list[Tensor]] = {arm: [] for arm in arms}
+    draw(subject, Arm.of(SOLVER, 1), seeds[:1])  # the first run of a network takes longer
+    for k, seed in enumerate(seeds):
+        drawn = {arm: _timed(subject, arm, seed) for arm in arms[k % len(arms) :] + arms[: k % len(arms)]}
+        truth = against and (drawn[against][0] if against in drawn else draw(subject, against, [seed])).images
+        for arm, (one, seconds) in drawn.items():
+            values = {"calls": one.calls[0], "rows": one.rows[0], "draft_rows": one.draft_rows[0], "seconds": seconds}
+            if against:
+                values |= {"error": (one.images - truth).abs().max().item(), "psnr": quality.psnr(one.images, truth)[0]}
+            for name, value in values.items():
+                found[f"{arm.label}: {name}"].append(value)
+            images[arm].append(one.images)
+    for arm in arms if "accepted" in units else ():
+        found[f"{arm.label}: accepted"] = judge.accepts(torch.cat(images[arm])).float().tolist()
+    return {key: {"unit": units[key.rpartition(": ")[2]], "values": values} for key, values in found.items()}
+
+
+def _timed(subject: Subject, arm: Arm, seed: int) -> tuple[Drawn, float]:
+    """One image and its seconds."""
+    cost.synchronise(subject.place)
+    start = time.perf_counter()
+    drawn = draw(subject, arm, [seed])
+    cost.synchronise(subject.place)
+    return drawn, time.perf_counter() - start

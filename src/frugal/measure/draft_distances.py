@@ -16,10 +16,10 @@ from ..methods.chain import Chain, chain, predictor
 from ..methods.drafts import Draft, FrozenClean, FrozenVelocity, Tweedie, Window, probe_gain
 from ..methods.noise import Noise
 from . import draws
-from .arms import OWN_PACE
+from .arms import PARTS
 from .plan import Cell, Subject
 
-METHOD = OWN_PACE["speculative"]
+METHOD = PARTS["speculative"]
 DRAFTS = {"velocity": FrozenVelocity, "clean": lambda walk: FrozenClean(), "tweedie": Tweedie}
 SHUFFLE = 7  # seed of the order in which dimensions are added
 

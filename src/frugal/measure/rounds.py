@@ -1,9 +1,6 @@
-"""What parallel sampling costs and gives: a trajectory that converges from front to back, and arms against the sequential sample."""
+"""What parallel sampling costs and gives: a trajectory that converges from front to back, and the seconds that batches foretell."""
 
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -11,12 +8,10 @@ import torch
 from torch import Tensor
 
 from ..methods import parallel, samplers
-from . import batching, cost, draws, quality, records
-from .arms import Arm, Drawn, draw
+from . import batching, cost, draws
 from .plan import Subject
 
 SHOWN = 6  # rounds of which a picture is decoded
-COLUMNS = ["model", "arm", "image", "calls", "rows", "seconds", "error", "psnr"]
 
 
 @dataclass(frozen=True)
@@ -79,57 +74,12 @@ def _decoded(model, states: Tensor) -> Tensor:
     return images.unflatten(0, states.shape[:2])
 
 
-def compared(
-    subject: Subject, arms: Iterable[Arm], images: int, *, against: Arm, seed: int = 0, scale: str = "quick"
-) -> pd.DataFrame:
-    """One row an arm and image, COLUMNS, drawn one image at a time, the arms in turn: what one who waits for an image sees.
-
-    calls and rows: by a hook on the network; seconds: decoding included; error: the largest difference of a pixel from the
-    image that `against` makes of the same seed, pixels in [0, 1]; psnr: of the same pair in dB.
-    """
-    arms = list(arms)
-    asked = {"arms": [arm.label for arm in arms], "against": against.label, "images": images, "seed": seed}
-    source = (*{item: None for arm in (*arms, against) for item in arm.source}, _compared, _image, draw)
-    about = {"scale": scale, "source": source, "model": subject.about, "device": subject.place, "dtype": subject.dtype}
-    function = partial(_compared, subject, arms, against, range(seed, seed + images))
-    record = records.measure("time", "parallel-arms", asked, function, **about)
-    rows = []
-    for arm in arms:
-        values = [record.values[f"{arm.label}: {quantity}"] for quantity in COLUMNS[3:]]
-        rows += [(record.model["name"], arm.label, seed + k, *of_one) for k, of_one in enumerate(zip(*values, strict=True))]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _compared(subject: Subject, arms: list[Arm], against: Arm, seeds: range) -> dict:
-    units = {"calls": "count", "rows": "count", "seconds": "s", "error": "1", "psnr": "dB"}
-    found = {f"{arm.label}: {name}": {"unit": unit, "values": []} for arm in arms for name, unit in units.items()}
-    for k, seed in enumerate(seeds):
-        turn = arms[k % len(arms) :] + arms[: k % len(arms)]
-        drawn = {arm: _image(subject, arm, seed) for arm in turn}
-        truth = _image(subject, against, seed)[0].images
-        for arm, (one, seconds) in drawn.items():
-            error, psnr = (one.images - truth).abs().max().item(), quality.psnr(one.images, truth)[0]
-            for name, value in zip(units, (one.calls[0], one.rows[0], seconds, error, psnr), strict=True):
-                found[f"{arm.label}: {name}"]["values"].append(value)
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _image(subject: Subject, arm: Arm, seed: int) -> tuple[Drawn, float]:
-    """One image and its seconds; kept, as one arm is what others are compared with."""
-    cost.synchronise(subject.place)
-    start = time.perf_counter()
-    drawn = draw(subject, arm, [seed])
-    cost.synchronise(subject.place)
-    return drawn, time.perf_counter() - start
-
-
-def summary(compared: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm: means of calls, rows and PSNR, median seconds, the largest error, and the seconds that the batches foretell.
+def summary(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """Of `arms.in_turn` against one arm, one row an arm: means of calls, rows and PSNR, median seconds, the largest error, and the seconds that the batches foretell.
 
     predicted: every call at the price of its mean rows, from `batching.batching`; nothing but the network.
     """
-    table = compared.groupby("arm", sort=False).agg(
+    table = found.groupby("arm", sort=False).agg(
         images=("image", "size"), calls=("calls", "mean"), rows=("rows", "mean"), seconds=("seconds", "median"), error=("error", "max"), psnr=("psnr", "mean")
     ).reset_index()  # fmt: skip
     table["predicted"] = table.calls * batching.call_seconds(measured, table.rows / table.calls)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -16,12 +15,12 @@ from torch import Tensor
 from ..methods import samplers, speculative
 from ..methods.coupling import reflection_couple
 from ..models import cards, zoo
-from . import arms, cost, judge, records
+from . import arms, cost
 from .arms import Arm
 from .draft_distances import said
 from .plan import Cell, Subject
 
-METHOD = arms.OWN_PACE["speculative"]
+METHOD = arms.PARTS["speculative"]
 DEFAULTS = {"draft": speculative.DRAFT, "window": speculative.WINDOW, "churn": speculative.CHURN, "temperature": 1.0, "verify": speculative.VERIFY}
 FEW = 30  # steps of the shorter chain
 LARGE = 512  # images from which a distance of distributions is shown
@@ -123,11 +122,13 @@ def speculation(steps: int, **options: Any) -> Arm:
 
 
 def ways(steps: int, churn: float, window: int, temperature: float, plan: Plan, draft: Subject | None = None) -> list[Arm]:
-    """What the chapter compares: the sampler itself, exact and warmer; every draft with every way to verify it; the chain, whole and shorter."""
+    """What the chapter compares: the sampler itself, exact and warmer; every draft replayed and as published, the default one in
+    blocks; the chain, whole and shorter."""
     own = [speculation(steps, churn=churn, window=window, temperature=t) for t in (1.0, temperature)]
     varied = {"churn": churn, "window": plan.window}
     kinds = [*speculative.DRAFTS, *([draft.name] if draft else [])]
-    grid = [speculation(steps, draft=kind, verify=verify, **varied) for verify in speculative.VERIFIERS for kind in kinds]
+    pairs = [(kind, verify) for verify in ("replay", "reflection") for kind in kinds] + [(speculative.DRAFT, "block")]
+    grid = [speculation(steps, draft=kind, verify=verify, **varied) for kind, verify in pairs]
     warm = [
         speculation(steps, draft=kind, verify=verify, temperature=temperature, **varied)
         for kind, verify in (("velocity", "reflection"), ("tweedie", "reflection"), ("tweedie", "replay"))
@@ -149,36 +150,18 @@ def own_draft(name: str, device: str = "auto") -> Subject | None:
 
 
 def costs(subject: Subject, ways: Iterable[Arm], images: int = 2, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
-    """One row an arm, COST_COLUMNS: calls of an image (mean, median, most), rows, seconds (median), accepted by the judge.
-
-    Images are drawn one at a time, so that the hook and the clock tell each one's.
-    """
-    return pd.DataFrame([_cost_row(arm, _cost_cell(subject, arm, images, seed).measure(scale)) for arm in ways], columns=COST_COLUMNS)
-
-
-def _cost_cell(subject: Subject, arm: Arm, images: int, seed: int) -> Cell:
-    asked = {"arm": arm.label, "images": images, "seed": seed}
-    return Cell("time", "speculative-cost", subject, asked, partial(_cost, subject, arm, images, seed), (*arm.source, arms.draw, arms._part, _cost))
+    """One row an arm, COST_COLUMNS, from `arms.in_turn`: calls of an image (mean, median, most), rows, seconds (median), accepted."""
+    ways = list(ways)
+    found = arms.in_turn(subject, ways, images, judged=True, seed=seed, scale=scale)
+    return pd.DataFrame([_cost_row(arm, found[found.arm == arm.label]) for arm in ways], columns=COST_COLUMNS)
 
 
-def _cost(subject: Subject, arm: Arm, images: int, seed: int) -> dict:
-    values: dict[str, list] = {name: [] for name in ("calls", "rows", "draft_rows", "accepted", "seconds")}
-    for image in range(seed, seed + images):
-        drawn: list[arms.Drawn] = []
-        values["seconds"] += cost.seconds(lambda: drawn.append(arms.draw(subject, arm, [image])), 1, 0, subject.place).values  # noqa: B023 (called at once)
-        values["accepted"] += judge.accepts(drawn[0].images).float().tolist()
-        for name in ("calls", "rows", "draft_rows"):
-            values[name] += getattr(drawn[0], name)
-    units = {"seconds": "s", "accepted": "1"}
-    return {name: {"unit": units.get(name, "count"), "values": value} for name, value in values.items()}
-
-
-def _cost_row(arm: Arm, record: records.Record) -> dict:
-    values, options = record.values, DEFAULTS | dict(arm.options) if arm.sampler == "speculative" else dict(arm.options)
-    row = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "images": record.asked["images"]} | options
-    row |= {"calls": values["calls"].mean(), "calls_median": np.median(values["calls"]), "calls_max": values["calls"].max()}
-    row |= {name: values[name].mean() for name in ("rows", "draft_rows", "accepted")}
-    return row | {"seconds": np.median(values["seconds"])}
+def _cost_row(arm: Arm, drawn: pd.DataFrame) -> dict:
+    options = DEFAULTS | dict(arm.options) if arm.sampler == "speculative" else dict(arm.options)
+    row = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "images": len(drawn)} | options
+    row |= {"calls": drawn.calls.mean(), "calls_median": drawn.calls.median(), "calls_max": drawn.calls.max()}
+    row |= {name: drawn[name].mean() for name in ("rows", "draft_rows", "accepted")}
+    return row | {"seconds": drawn.seconds.median()}
 
 
 def beside(subject: Subject, found: pd.DataFrame, images: int, seed: int = 0, scale: str = "quick") -> pd.DataFrame:

@@ -20,7 +20,7 @@ from . import cost, fewer_steps, records, thesis
 from .environment import environment
 from .plan import LOADING, Cell, Subject
 
-SWEEPS: dict[str, ModuleType] = {"thesis": thesis, "steps": fewer_steps}  # each: SCALE, MODELS, cells(), quality_cells(), told()
+SWEEPS: dict[str, ModuleType] = {"thesis": thesis, "steps": fewer_steps}  # each: SCALE, MODELS and their quality_cells(), cells(), told(), check_*()
 WEIGHTS = ("random", "hub")
 CAUTION = 2.0  # a forecast from another model's speed, or another precision's, is taken this much longer
 FETCHING = 60.0  # seconds that must be left for weights to be fetched
@@ -62,6 +62,8 @@ def sweep(
         raise ValueError(f"minutes: got {minutes!r}, allowed is a number above 0")
     if weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}, allowed are {', '.join(WEIGHTS)}")
+    if weights == "hub" and not SWEEPS[name].MODELS:
+        raise ValueError(f"weights: got 'hub' for sweep {name!r}, which measures embedded models alone; allowed is 'random', the default")
     run = _Sweep(SWEEPS[name], clock() + 60 * minutes, say)
     run.measure(run.absent(SWEEPS[name].cells(device)))
     if weights == "hub":

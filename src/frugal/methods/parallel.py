@@ -37,9 +37,8 @@ UNIT = {"anderson": "signal", "picard": "step"}
 METHOD, SOLVER, WINDOW = "anderson", "ddim", 32
 TREND = 4  # steps over which the change of the clean sample is averaged, and followed into steps not asked about yet
 RIDGE = 1e-5  # of the squares of a step's own moves: what keeps moves that are alike from being told apart
-OPTIONS = {"method", "solver", "window", "tolerance", "unit", "prompts", "guidance"}
 
-__all__ = ["METHOD", "METHODS", "SOLVER", "SOLVERS", "UNITS", "WINDOW", "Round", "last_samples", "rounds"]
+__all__ = ["METHOD", "METHODS", "SOLVER", "SOLVERS", "UNITS", "WINDOW", "Round", "rounds"]
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,6 @@ def rounds(
     noise = [torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     ahead = Window.empty(torch.cat(noise).to(model.device), min(window, len(target)), MEMORY[method])
     return _rounds(target, predict, ahead, _scale(target, unit), tolerance)
-
-
-def last_samples(model: "Model", seeds: Iterable[int], steps: int = 200, **options: object) -> Tensor:
-    """Where the trajectory ends, float32 [n, *latent_shape]; arguments and errors as of rounds()."""
-    if unknown := set(options) - OPTIONS:
-        raise ValueError(f"{', '.join(sorted(unknown))}: allowed with sampler='parallel' are {', '.join(sorted(OPTIONS))}")
-    for done in rounds(model, seeds, steps, **options):
-        samples = done.samples
-    return samples
 
 
 def _within(method: str, tolerance: float | None, unit: str | None) -> tuple[float, str]:

@@ -6,8 +6,8 @@ Noise comes from each image's own seed, so image k is the same whatever the batc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from importlib import import_module
+from inspect import Parameter, signature
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,9 @@ SAMPLERS = {  # name: (scheduler, its options besides the model's own configurat
 }
 
 
-OWN_PACE = {  # samplers whose images advance at their own pace, each a module beside this one: what it says of eta
-    "speculative": "whose noise is told by churn",
-    "parallel": "whose solvers draw no noise",
+OWN_PACE = {  # samplers whose images advance at their own pace, each a module beside this one: its rounds, and why eta is 0
+    "speculative": ("speculate", "whose noise is told by churn"),
+    "parallel": ("rounds", "whose solvers draw no noise"),
 }
 STOCHASTIC = ("ddpm", "ddim", "dpmpp_2m_sde")  # may draw noise in every step
 
@@ -107,10 +107,8 @@ def sample(
 
 def _run(sampler: str, eta: float, pace: dict[str, Any]) -> Callable[..., Tensor]:
     """What brings one batch from noise to the latents it ends in."""
-    if sampler in OWN_PACE:
-        if eta != 0:
-            raise ValueError(f"eta={eta!r}: allowed is 0 with sampler={sampler!r}, {OWN_PACE[sampler]}")
-        return partial(import_module(f".{sampler}", __package__).last_samples, **pace)
+    if isinstance(sampler, str) and sampler in OWN_PACE:
+        return _own_pace(sampler, eta, pace)
     if pace:
         names, allowed = ", ".join(pace), " and ".join(f"sampler={name!r}" for name in OWN_PACE)
         raise ValueError(f"{names}: got sampler={sampler!r}, allowed with it are options of {allowed} alone")
@@ -121,6 +119,23 @@ def _run(sampler: str, eta: float, pace: dict[str, Any]) -> Callable[..., Tensor
         return latents
 
     return states
+
+
+def _own_pace(sampler: str, eta: float, pace: dict[str, Any]) -> Callable[..., Tensor]:
+    name, reason = OWN_PACE[sampler]
+    rounds = getattr(import_module(f".{sampler}", __package__), name)
+    known = [option for option, about in signature(rounds).parameters.items() if about.kind is Parameter.KEYWORD_ONLY]
+    if unknown := set(pace) - set(known):
+        raise ValueError(f"{', '.join(sorted(unknown))}: allowed with sampler={sampler!r} are {', '.join(sorted(known))}")
+    if eta != 0:
+        raise ValueError(f"eta={eta!r}: allowed is 0 with sampler={sampler!r}, {reason}")
+
+    def ends(*arguments: Any, **options: Any) -> Tensor:
+        for done in rounds(*arguments, **pace, **options):
+            latents = done.samples
+        return latents
+
+    return ends
 
 
 def denoise(

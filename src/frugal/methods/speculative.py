@@ -35,9 +35,8 @@ VERIFIERS = (
     "reflection",  # arXiv 2501.05370: what a rejection leaves is forgotten
     "block",  # arXiv 2606.13426: the window judged as a whole, residuals in place of reflections
 )
-OPTIONS = {"draft", "window", "churn", "temperature", "verify", "prompts", "guidance"}
 
-__all__ = ["CHURN", "DRAFT", "DRAFTS", "VERIFIERS", "VERIFY", "WINDOW", "Round", "last_samples", "reflection_couple", "speculate"]
+__all__ = ["CHURN", "DRAFT", "DRAFTS", "VERIFIERS", "VERIFY", "WINDOW", "Round", "reflection_couple", "speculate"]
 
 
 @dataclass(frozen=True)
@@ -84,15 +83,6 @@ def speculate(
     predict = predictor(model, prompts, guidance, target, len(seeds))
     drafting = _drafting(model, draft, prompts, guidance, target, len(seeds), verify)
     return _rounds(model, seeds, target, predict, drafting, min(window, len(target)), temperature, verify)
-
-
-def last_samples(model: "Model", seeds: Iterable[int], steps: int = 100, **options: object) -> Tensor:
-    """Where the chain ends, float32 [n, *latent_shape]; arguments and errors as of speculate()."""
-    if unknown := set(options) - OPTIONS:
-        raise ValueError(f"{', '.join(sorted(unknown))}: allowed with sampler='speculative' are {', '.join(sorted(OPTIONS))}")
-    for done in speculate(model, seeds, steps, **options):
-        samples = done.samples
-    return samples
 
 
 def _rounds(

@@ -20,21 +20,33 @@ class Optimiser:
         }
         self.views = {name: p.detach().view(len(p), -1) for name, p in hidden.items()}
         rest = [p for name, p in self.named.items() if name not in hidden]
-        self.rates = [rate]
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.0)]
+        self.on_gpu = rest[0].is_cuda
+        outer = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, capturable=self.on_gpu)
+        self.rates, self.parts = [rate], [outer]
         if hidden:
             self.rates.append(matrix_rate)
             views = list(self.views.values())
-            self.parts.append(torch.optim.Muon(views, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(torch.optim.Muon(views, lr=matrix_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
 
-    def step(self, factor: float) -> None:
-        """One update at `factor` times the peak rates; clears the gradients."""
+    def step(self, factor: float | Tensor) -> None:
+        """One update at `factor` times the peak rates; clears the gradients.
+
+        A captured step holds its numbers for good, so there `factor` is a tensor, by which an update at the peak is shortened:
+        without weight decay that is the same.
+        """
+        captured = isinstance(factor, Tensor)
         for name, view in self.views.items():
-            view.grad = self.named[name].grad.view_as(view)
+            view.grad = self.named[name].grad.reshape(view.shape)
+        weights = [parameter.detach() for parameter in self.named.values()]
+        before = [weight.clone() for weight in weights] if captured else []
         for part, rate in zip(self.parts, self.rates, strict=True):
             for group in part.param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = rate if captured else rate * factor
             part.step()
+        if captured:
+            torch._foreach_sub_(weights, before)
+            torch._foreach_mul_(weights, factor)
+            torch._foreach_add_(weights, before)
         for parameter in (*self.named.values(), *self.views.values()):
             parameter.grad = None
 
@@ -54,4 +66,4 @@ class Optimiser:
         """The inverse of `state`."""
         for name, state in self._states():
             found = {k.rpartition(".")[2]: v for k, v in tensors.items() if k.rpartition(".")[0] == name}
-            state.update({key: v[0].cpu() if key == "step" else v for key, v in found.items()})
+            state.update({key: v if key != "step" else v[0] if self.on_gpu else v[0].cpu() for key, v in found.items()})

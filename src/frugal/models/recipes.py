@@ -73,7 +73,8 @@ def velocity_loss(
 ) -> Tensor:
     """Mean squared error of the velocity (arXiv 2202.00512), or to a teacher's; time steps stratified over the batch."""
     n, steps = len(clean), scheduler.config.num_train_timesteps
-    t = ((torch.arange(n) + torch.rand(n)) / n * steps).long().clamp(max=steps - 1).to(clean.device)
+    within = torch.arange(n, device=clean.device) + torch.rand(n, device=clean.device)
+    t = (within / n * steps).long().clamp(max=steps - 1)
     noise = torch.randn_like(clean)
     noisy = scheduler.add_noise(clean, noise, t)
     target = teacher(noisy, t) if teacher else scheduler.get_velocity(clean, noise, t)

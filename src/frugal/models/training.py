@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import paths
 from ..machine import cpu_name, joules
 from . import cards, text, zoo
+from .captured import CapturedStep
 from .faces import Faces, draw_batch
 from .guidance import guided
 from .optimiser import Optimiser
@@ -29,22 +30,24 @@ DISTILLING = 0.25  # the same where it learns its own guided prediction, which i
 GUIDED = tuple(name for name, recipe in RECIPES.items() if recipe.guidance)  # text has a guidance of its own
 LATENT = ("faces-ldm", "faces-sd")  # trained in the latents of faces-vae
 FAITHFUL = 0.99  # cosine to the plain gradient from which a compiled network is trusted; rounding to bfloat16 leaves 0.9998
-LARGER_BATCH = 8  # times a recipe's, which is a CPU's: less would leave a GPU idle
+LARGER_BATCH = 16  # times a recipe's, which is a CPU's: less would leave a GPU idle
+CAPTURED = ("faces-ddpm", "faces-ddpm-draft", "faces-ldm")  # whose loss launches the same kernels in every step
+DRAWN_AHEAD = 16  # batches a GPU draws at once: a drawing has a thousand small kernels, whatever their size
 
 
 def batches(first: int, size: int, device: torch.device) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
     """Endless (images seen after it, parameters, images in [-1, 1]) from training face `first` on, each face once until they run out."""
-    data = Faces("train", SIZE)
+    data, on_cpu = Faces("train", SIZE), device.type == "cpu"
+    count, part = (size, 32) if on_cpu else (DRAWN_AHEAD * size, DRAWN_AHEAD * size)  # few at a time stay in a CPU's cache
     while True:
-        parameters = data.parameters([k % len(data) for k in range(first, first + size)])
+        parameters = data.parameters([k % len(data) for k in range(first, first + count)])
         parameters = {name: value.to(device) for name, value in parameters.items()}
         with torch.no_grad():
-            part = 32 if device.type == "cpu" else size  # few at a time stay in a CPU's cache
-            images = torch.cat(
-                [draw_batch({k: v[i : i + part] for k, v in parameters.items()}, SIZE) for i in range(0, size, part)]
-            )
-        first += size
-        yield first, parameters, (2 * images - 1).contiguous(memory_format=memory_format(device))
+            pieces = [draw_batch({k: v[i : i + part] for k, v in parameters.items()}, SIZE) for i in range(0, count, part)]
+            images = (2 * torch.cat(pieces) - 1).contiguous(memory_format=memory_format(device))
+        for start in range(0, count, size):
+            first, own = first + size, slice(start, start + size)
+            yield first, {name: value[own] for name, value in parameters.items()}, images[own]
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -76,19 +79,22 @@ class Run:
         if not self.teaching:  # what was learned from a teacher is unlearned on noise
             self.card = {key: value for key, value in self.card.items() if not key.startswith("guid")}
         check_order(name, goes_on)
+        self.repeats = name in CAPTURED
         if name == "faces-vae" and users_of_latents():
+            self.repeats = True
             network.encoder.requires_grad_(False)  # its latents are what they were trained on: only decoding may improve
             network.quant_conv.requires_grad_(False)
-        network = network.train().to(memory_format=memory_format(self.device))
+        network = network.train()
         if self.device.type == "cpu":  # there the gradient of fused attention takes twice as long as that of the plain one
             for layer in network.modules():
                 if isinstance(layer, Attention):
                     layer.set_processor(AttnProcessor())
         self.network = self.called = self.accelerator.prepare(network)
         self.optimiser = Optimiser(self.accelerator.unwrap_model(self.network), self.recipe.rate, self.recipe.matrix_rate)
+        self.captured, self.factor = None, torch.ones((), device=self.device)
         if resume and (self.checkpoint / "progress.json").exists():
             self.restore()
-        self.ema = EMAModel(self.network.parameters(), decay=self.recipe.decay, use_ema_warmup=True, power=0.75)
+        self.ema = EMAModel(self.network.parameters(), decay=self.recipe.decay, use_ema_warmup=True, power=0.75, foreach=True)
         if resume and (self.checkpoint / "average.safetensors").exists():
             average = load_file(self.checkpoint / "average.safetensors", device=str(self.device))
             self.ema.shadow_params = [average[name] for name, _ in self.parameters()]
@@ -142,11 +148,22 @@ class Run:
         return likeness >= FAITHFUL
 
     def step(self, parameters: dict[str, Tensor], images: Tensor, progress: float) -> Tensor:
-        loss = self.backward(self.called, parameters, images)
-        self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step(self.peak * learning_rate(self.card["steps"], progress))
+        factor = self.peak * learning_rate(self.card["steps"], progress)
+        if self.device.type == "cuda" and self.repeats:
+            self.factor.fill_(factor)
+            self.captured = self.captured or CapturedStep(lambda batch: self.update(parameters, batch, self.factor), images)
+            loss = self.captured(images)
+        else:
+            loss = self.update(parameters, images, factor)
         self.ema.step(self.network.parameters())
         self.card["steps"] += 1
+        return loss
+
+    def update(self, parameters: dict[str, Tensor], images: Tensor, factor: float | Tensor) -> Tensor:
+        """One step of the weights; the loss before it."""
+        loss = self.backward(self.called, parameters, images)
+        self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step(factor)
         return loss.detach()
 
     def save(self) -> None:
@@ -220,6 +237,7 @@ def accelerator(device: str) -> Accelerator:
     """The training device; raises ValueError for one this machine does not have."""
     place = zoo.find_device(device)
     if place.type == "cuda":
+        torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")  # TF32, for what is not in bfloat16
     os.environ["ACCELERATE_TORCH_DEVICE"] = str(place)  # which it would choose by itself
     return Accelerator(cpu=place.type == "cpu")
