@@ -1,12 +1,15 @@
 """A trajectory watched while it converges, and seconds foretold from batches."""
 
+import dataclasses
+
 import diffusers
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from frugal.measure import batching, rounds
+from frugal import sample
+from frugal.measure import batching, records, rounds
 from frugal.measure.plan import Subject
 from frugal.models.recipes import schedule
 from frugal.models.zoo import Model
@@ -41,3 +44,26 @@ def test_the_summary_foretells_seconds_from_calls_and_batches():
     [row] = rounds.summary(found, measured).itertuples()
     assert (row.images, row.calls, row.rows, row.seconds, row.error, row.psnr) == (2, 15, 60, 2.0, 0.3, 25.0)
     assert row.predicted == pytest.approx(15 * 0.4)
+
+
+def test_closeness_is_counted_against_each_solvers_own_sequential_image(subject, monkeypatch):
+    monkeypatch.setattr(rounds, "WAYS", (("ddim", "anderson", "signal"), ("dpmpp_2m", "picard", "step")))
+    cell = rounds.closeness_cell(subject, 2, seed=5, steps=12)
+    found = cell.function()
+    for label, (solver, method, unit) in zip(cell.asked["arms"], rounds.WAYS, strict=True):
+        ours = sample(subject.model, [5, 6], 12, "parallel", solver=solver, method=method, unit=unit)
+        apart = (ours - sample(subject.model, [5, 6], 12, solver)).abs().flatten(1).amax(1)
+        assert torch.allclose(torch.as_tensor(found[f"{label}: error"]["values"]), apart, atol=1e-4)
+        assert all(1 <= calls <= 12 for calls in found[f"{label}: calls"]["values"])
+
+
+def test_shipped_closeness_is_of_these_weights_alone(subject, monkeypatch, tmp_path):
+    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path))
+    record = rounds.closeness_cell(subject, 2, steps=8).measure("smoke")
+    foreign = dataclasses.replace(record, model=record.model | {"weights_hash": "other"})
+    monkeypatch.setattr(records, "load_shipped", lambda: [record, foreign])
+    found = rounds.closeness(subject)
+    assert found[["solver", "method", "unit"]].apply(tuple, axis=1).tolist() == list(rounds.WAYS)
+    assert (found.calls <= found.calls_max).all() and (found.calls_max <= 8).all() and found.near.between(0, 1).all() and (found.images == 2).all()
+    monkeypatch.setattr(records, "load_shipped", lambda: [foreign])
+    assert rounds.closeness(subject).empty

@@ -149,6 +149,20 @@ def test_a_forecast_follows_the_flops_of_earlier_cells(toys):
     assert text.asked["rows"] == 2 and text.steps == 2 * plain.steps  # guidance: two rows a step
 
 
+def test_a_larger_network_is_forecast_from_the_fastest_of_the_smaller_ones(toys):
+    pace, cells = sweep.Pace(), [c for c in thesis.cells("cpu") if c.kind == "time"]
+    by_size = sorted({c.subject.flops: c for c in cells}.items())
+    (least, small), (most, large) = by_size[0], by_size[-1]
+    assert least < most
+    pace.begun |= {small.subject, large.subject}
+    other = ("time", "another", "bfloat16", "fused")
+    pace.learn(small, 10.0)
+    pace.speeds[other], pace.sizes[other] = 4 * small.flops / 10.0, least
+    assert pace.forecast(large) == pytest.approx(sweep.CAUTION * large.flops / (4 * small.flops / 10.0))
+    pace.sizes[other] = 2 * most  # a still larger network tells nothing of this one
+    assert pace.forecast(large) == pytest.approx(sweep.CAUTION * large.flops / (small.flops / 10.0))
+
+
 def test_a_cell_that_fails_costs_no_other(fakes, monkeypatch):
     whole = thesis._memory
 

@@ -45,3 +45,16 @@ def test_without_a_matrix_rate_it_is_adamw():
         optimiser.step(0.5), adamw.step()
     for a, b in zip(network.parameters(), plain.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_an_update_told_by_a_tensor_is_the_one_told_by_a_number():
+    torch.manual_seed(0)
+    told, captured = Small(), Small()
+    captured.load_state_dict(told.state_dict())
+    numbers, tensors = Optimiser(told, rate=0.01, matrix_rate=0.02), Optimiser(captured, rate=0.01, matrix_rate=0.02)
+    for factor in (1.0, 0.5, 0.1):
+        gradients(told), gradients(captured)
+        numbers.step(factor), tensors.step(torch.tensor(factor))
+    pairs = zip(told.parameters(), captured.parameters(), strict=True)
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in pairs)
+    assert all(parameter.grad is None for parameter in captured.parameters())

@@ -58,6 +58,49 @@ def test_batches_never_repeat_a_face():
     assert torch.equal(second, again)
 
 
+def test_a_gpu_draws_several_batches_at_once_and_gives_them_one_by_one(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(training, "draw_batch", lambda p, size: drawn.append(len(p["x"])) or torch.zeros(len(p["x"]), 3, size, size, device="meta"))
+    stream = training.batches(100, 4, torch.device("meta"))  # neither a CPU nor values
+    found = [next(stream) for _ in range(training.DRAWN_AHEAD + 1)]
+    assert drawn == [4 * training.DRAWN_AHEAD] * 2
+    assert [seen for seen, _, _ in found] == list(range(104, 104 + 4 * len(found), 4))
+    assert all(images.shape == (4, 3, 64, 64) and len(parameters["x"]) == 4 for _, parameters, images in found)
+
+
+class AtOnce:
+    """What a captured step does, on a device that cannot capture: one function, three times to warm up, then with other images."""
+
+    made = 0
+
+    def __init__(self, step, images):
+        type(self).made, self.step = type(self).made + 1, step
+        for _ in range(3):
+            step(images)
+
+    def __call__(self, images):
+        return self.step(images)
+
+
+def test_a_captured_step_is_made_once_and_told_its_rate_anew(elsewhere, monkeypatch):
+    monkeypatch.setattr(training, "CapturedStep", AtOnce)
+    run = training.Run("faces-ddpm", "cpu", resume=False)
+    run.captures = True
+    rates, weights = [], []
+    for progress, (_, parameters, images) in zip((0.0, 0.5), training.batches(0, 4, run.device), strict=False):
+        assert run.step(parameters, images, progress).isfinite()
+        rates.append(run.factor.item())
+        weights.append(torch.cat([p.detach().flatten() for _, p in run.parameters()]))
+    assert AtOnce.made == 1 and run.card["steps"] == 2 and rates[0] == pytest.approx(training.learning_rate(0, 0.0))
+    assert rates[1] == pytest.approx(training.learning_rate(1, 0.5)) and not torch.equal(*weights)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a step is captured on a GPU alone")
+def test_a_captured_step_learns_from_the_images_it_is_given(elsewhere):
+    card = training.train("faces-ddpm", minutes=0.2, device="cuda")
+    assert card["loss"][-1][1] < 0.5 * card["loss"][0][1]
+
+
 def test_learning_rate_warms_up_and_falls():
     shares = [training.learning_rate(step, progress) for step, progress in ((0, 0), (5000, 0), (5000, 0.5), (5000, 1))]
     assert shares[0] < shares[1] == 1 and shares[1] > shares[2] > shares[3] > 0

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 
 from ..measure import batching
-from ..measure.rounds import Front
+from ..measure.rounds import NEAR, Front
 from . import style
 from .style import About, Drawn
 from .tables import markdown
@@ -95,6 +95,17 @@ def arms(summary: pd.DataFrame) -> str:
     images = summary.images.iloc[0]
     head = [f"one image, mean of {images}" if images > 1 else "one image", "calls, one after another", "rows", "seconds", "foretold"]
     return markdown([*head, "largest error of a pixel", "PSNR"], rows)
+
+
+def near(table: pd.DataFrame) -> str:
+    """Calls of many images and how far they end from the sequential ones, from `rounds.closeness`: a Markdown table, or what measures it."""
+    if table.empty:
+        return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
+    rows = [
+        (row.solver, row.method, row.unit, row.images, f"{row.calls:.1f}", f"{row.calls_max:.0f}", f"{row.error:.4f}", f"{row.near:.0%}")
+        for row in table.itertuples()
+    ]
+    return markdown(["solver", "method", "unit", "images", "calls: mean", "most", "largest error of a pixel", f"of images with none above {NEAR:g}"], rows)
 
 
 def pays(summary: pd.DataFrame, measured: pd.DataFrame) -> str:

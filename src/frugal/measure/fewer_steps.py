@@ -6,6 +6,7 @@ Quality does not depend on the machine, so these records are shipped; the chapte
 from dataclasses import dataclass
 
 from ..models import cards, zoo
+from . import rounds
 from .arms import Arm, cell
 from .generators import DRAFT
 from .plan import Cell, Subject
@@ -65,16 +66,17 @@ def chains() -> list[Arm]:
 def arms() -> list[tuple[Arm, int]]:
     """Every arm and how many images of it, those first that take little and tell much."""
     speculative = [Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES]
+    parallel = [Arm.of("parallel", 200, **way) for way in ({}, {"method": "picard"})]
     first = [*solvers(CALLS[:-1]), *chains()[:2], *chains()[-2:]]
-    parallel = [Arm.of("ddim", 200), *(Arm.of("parallel", 200, **way) for way in ({}, {"method": "picard"}))]
-    later = [Arm.of("ddpm", 200), *speculative, *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
-    sizes = ((first, IMAGES), (speculative, PACED), (later, IMAGES))
+    later = [*speculative, Arm.of("ddpm", 200), Arm.of("ddim", 200), *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
+    sizes = (([*speculative, *parallel], PACED), (first, IMAGES), (later, IMAGES))
     return [(arm, images) for some, images in sizes for arm in some]
 
 
 def cells(device: str = "auto") -> list[Cell]:
     """Every cell, model by model, and the chain of the draft network where it is trained."""
-    found = [cell(subject, *asked) for subject in (Subject(name, device=device) for name in NAMES) for asked in arms()]
+    subjects = [Subject(name, device=device) for name in NAMES]
+    found = [item for subject in subjects for item in (*(cell(subject, *asked) for asked in arms()), rounds.closeness_cell(subject, PACED))]
     drafts = [DRAFT] if cards.file(DRAFT).exists() else []
     return found + [cell(Subject(name, device=device), Arm.of("ddim", CHAIN, eta=CHURNS[0]), IMAGES) for name in drafts]
 
@@ -82,6 +84,9 @@ def cells(device: str = "auto") -> list[Cell]:
 def told(record: Record) -> str:
     """A record in a few words."""
     values = record.values
+    if record.name == "parallel-closeness":
+        nearest = record.asked["arms"][0]
+        return f"{values[f'{nearest}: calls'].mean():.1f} calls, a pixel is off by at most {values[f'{nearest}: error'].max():.4f}"
     found = f"{values['calls'].mean():.1f} calls, {values['rows'].mean():.0f} rows an image, {values['accepted'].mean():.1%} accepted"
     return found + (f", KID {values['kid'][0]:.4f}" if "kid" in values else "")
 

@@ -1,6 +1,8 @@
-"""What parallel sampling costs and gives: a trajectory that converges from front to back, and the seconds that batches foretell."""
+"""What parallel sampling costs and gives: a trajectory that converges from front to back, how near the image then is to the
+sequential one, and the seconds that batches foretell."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -8,10 +10,17 @@ import torch
 from torch import Tensor
 
 from ..methods import parallel, samplers
-from . import batching, cost, draws
-from .plan import Subject
+from . import arms, batching, cost, draws, records
+from .arms import Arm
+from .plan import Cell, Subject
 
 SHOWN = 6  # rounds of which a picture is decoded
+STEPS = 200  # of the trajectory that the shipped records are about
+NEAR = 0.01  # of a pixel in [0, 1]: two images of which nobody sees a difference
+WAYS = (  # solver, method, unit of the tolerance, which is each method's own default
+    ("ddim", "anderson", "signal"), ("ddim", "picard", "signal"), ("ddim", "picard", "step"), ("dpmpp_2m", "anderson", "signal"),
+)  # fmt: skip
+CLOSENESS = ["solver", "method", "unit", "images", "calls", "calls_max", "error", "near", "series"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +93,38 @@ def summary(found: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
     table["predicted"] = table.calls * batching.call_seconds(measured, table.rows / table.calls)
     return table
+
+
+def closeness_cell(subject: Subject, images: int, seed: int = 0, steps: int = STEPS) -> Cell:
+    """The record of how near the images of WAYS come to the sequential sampler's, and in how many calls; same on every machine."""
+    ways = [Arm.of("parallel", steps, solver=solver, method=method, unit=unit) for solver, method, unit in WAYS]
+    asked = {"arms": [way.label for way in ways], "ways": WAYS, "steps": steps, "images": images, "seed": seed}
+    source = (*ways[0].source, arms.draw, _closeness)
+    rows = images * steps * parallel.WINDOW / 8 * len(ways) * (2 if subject.conditional else 1)
+    return Cell("quality", "parallel-closeness", subject, asked, partial(_closeness, subject, ways, range(seed, seed + images)), source, rows)
+
+
+def _closeness(subject: Subject, ways: list[Arm], seeds: range) -> dict:
+    found, sequential = {}, {}
+    for way in ways:
+        solver = dict(way.options)["solver"]
+        if solver not in sequential:
+            sequential[solver] = arms.draw(subject, Arm.of(solver, way.steps), seeds).images
+        drawn = arms.draw(subject, way, seeds)
+        found[f"{way.label}: calls"] = {"unit": "count", "values": drawn.calls}
+        found[f"{way.label}: error"] = {"unit": "1", "values": (drawn.images - sequential[solver]).abs().flatten(1).amax(1)}
+    return found
+
+
+def closeness(subject: Subject) -> pd.DataFrame:
+    """From shipped records of the very weights a model has now: a row a way, CLOSENESS; empty where there is none.
+
+    calls: mean; error: the largest difference of a pixel in [0, 1]; near: share of images with none above NEAR.
+    """
+    mine, rows = subject.about["weights_hash"], []
+    for record in records.load_shipped():
+        if record.name == "parallel-closeness" and record.model["weights_hash"] == mine:
+            for label, way in zip(record.asked["arms"], record.asked["ways"], strict=True):
+                calls, error = (record.values[f"{label}: {name}"] for name in ("calls", "error"))
+                rows.append((*way, record.asked["images"], calls.mean(), calls.max(), error.max(), (error <= NEAR).mean(), record.series))
+    return pd.DataFrame(rows, columns=CLOSENESS)

@@ -158,22 +158,27 @@ class Pace:
     """Seconds that cells will take, from their FLOPs and the speed of those before them."""
 
     speeds: dict[tuple, float] = field(default_factory=dict)  # FLOP/s by what makes cells alike
+    sizes: dict[tuple, int] = field(default_factory=dict)  # FLOPs of a step of their networks
     begun: set[Subject] = field(default_factory=set)  # whose networks are loaded here
 
     def learn(self, cell: Cell, seconds: float) -> None:
         """`seconds` is what a cell took; of its first in a process, loading the network with it."""
         if cell.steps and seconds > 0:
-            self.speeds[_alike(cell)] = cell.flops / seconds
+            self.speeds[_alike(cell)], self.sizes[_alike(cell)] = cell.flops / seconds, cell.subject.flops
 
     def forecast(self, cell: Cell) -> float:
-        """From an earlier cell of the same model and setting, else from the slowest speed found, else from a probe."""
+        """From an earlier cell of the same model and setting, else from other models' speeds, else from a probe.
+
+        A larger network computes at no lower speed than a smaller one, whose launches may take longer than its arithmetic.
+        """
         if not cell.steps:
             return cell.overhead
         loading = 0.0 if cell.kind == "memory" or cell.subject in self.begun else LOADING * cell.subject.parameters
         if own := self.speeds.get(_alike(cell)):
             return cell.flops / own + loading
-        known = [speed for (kind, *_), speed in self.speeds.items() if kind == "time"]
-        speed = min(known, default=0.0) or probe(cell.subject.place, cell.subject.dtype)
+        known = {key: speed for key, speed in self.speeds.items() if key[0] == "time"}
+        smaller = [speed for key, speed in known.items() if self.sizes[key] <= cell.subject.flops]
+        speed = max(smaller, default=0.0) or min(known.values(), default=0.0) or probe(cell.subject.place, cell.subject.dtype)
         return CAUTION * cell.flops / speed + cell.overhead + loading
 
 

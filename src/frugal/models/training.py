@@ -79,9 +79,9 @@ class Run:
         if not self.teaching:  # what was learned from a teacher is unlearned on noise
             self.card = {key: value for key, value in self.card.items() if not key.startswith("guid")}
         check_order(name, goes_on)
-        self.repeats = name in CAPTURED
+        self.captures = self.device.type == "cuda" and name in CAPTURED
         if name == "faces-vae" and users_of_latents():
-            self.repeats = True
+            self.captures = self.device.type == "cuda"
             network.encoder.requires_grad_(False)  # its latents are what they were trained on: only decoding may improve
             network.quant_conv.requires_grad_(False)
         network = network.train()
@@ -149,7 +149,7 @@ class Run:
 
     def step(self, parameters: dict[str, Tensor], images: Tensor, progress: float) -> Tensor:
         factor = self.peak * learning_rate(self.card["steps"], progress)
-        if self.device.type == "cuda" and self.repeats:
+        if self.captures:
             self.factor.fill_(factor)
             self.captured = self.captured or CapturedStep(lambda batch: self.update(parameters, batch, self.factor), images)
             loss = self.captured(images)
