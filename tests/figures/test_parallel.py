@@ -7,7 +7,7 @@ import torch
 
 from frugal.figures import parallel
 from frugal.measure import batching
-from frugal.measure.rounds import Front
+from frugal.measure.rounds import CLOSENESS, Front
 
 
 def front(method="anderson", rounds=3, steps=6):
@@ -78,3 +78,23 @@ def test_the_claim_holds_where_no_time_is_saved(seconds, verdict):
     text, found = parallel.claim_hardware(summary(seconds), batches())
     assert "5.0 times fewer calls in a row" in text
     assert found is verdict or (isinstance(verdict, str) and found.startswith(verdict))
+
+
+def test_many_images_are_told_from_shipped_records_or_what_measures_them():
+    rows = [("ddim", "anderson", "signal", 64, 16.25, 18, 0.0072, 1.0, "shipped"), ("ddim", "picard", "step", 64, 14.5, 15, 0.84, 0.25, "shipped")]
+    told = parallel.near(pd.DataFrame(rows, columns=CLOSENESS))
+    assert "| ddim | anderson | signal | 64 | 16.2 | 18 | 0.0072 | 100% |" in told and "0.8400 | 25%" in told and "none above 0.01" in told
+    assert "frugal sweep steps" in parallel.near(pd.DataFrame(columns=CLOSENESS))
+
+
+def test_sets_stand_beside_their_own_sequential_arm():
+    def arm(label, sampler, steps, kid):
+        return {"arm": label, "sampler": sampler, "steps": steps, "images": 512, "calls": 16.0, "rows": 300.0, "kid": kid, "kid_low": 0.1, "kid_high": 0.5, "accepted": 0.75}
+
+    found = pd.DataFrame([
+        arm("ddim, 200 steps", "ddim", 200, 0.3), arm("ddim, 100 steps", "ddim", 100, 0.3), arm("ddim, 200 steps, eta 0.5", "ddim", 200, 0.3),
+        arm("parallel, 200 steps", "parallel", 200, 0.31), arm("parallel, 200 steps, method picard", "parallel", 200, np.nan),
+    ])  # fmt: skip
+    table = parallel.sets(found)
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| ddim, 200 steps", "| parallel, 200 steps"] and "0.310 (0.100 to 0.500) | 75%" in table
+    assert parallel.sets(found[found.sampler == "ddim"]) == "" and parallel.sets(pd.DataFrame(columns=list(found))) == ""

@@ -62,7 +62,7 @@ def test_writes_between_the_markers_only(numbers, tmp_path, monkeypatch):
         text = (tmp_path / "README.md").read_text()
         assert text.startswith("above\n\n<!--") and text.endswith(f"{readme.END_FIGURES}\n\nbelow\n") and "old" not in text
         assert f"{readme.END}\n\nbetween\n\n{readme.FIGURES}" in text
-        assert text.count("| model |") == 1 and "| faces-ldm | 50 % | 60 % | 40 % | 97 % | 7 points | 90 % |" in text
+        assert text.count("| model | parameters |") == 1 and "| faces-ldm | 50 % | 60 % | 40 % | 97 % | 7 points | 90 % |" in text
         assert "| 6.1 both models on the same axes | chapter 5 |" in text and "2 min, the chapter" in text
     assert (tmp_path / "book" / "_static").is_dir()
 

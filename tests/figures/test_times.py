@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
+from frugal.figures import shipped
 from frugal.figures import times as timing
 
 
@@ -163,3 +164,12 @@ def test_section_4_3_and_the_bound_tell_their_medians(about):
     assert "faces-ddpm 1 to 2 MiB" in timing.peak_memory(memory, about).alt
     shares = pd.DataFrame({"model": ["ddpm", "ldm"], "share": [0.007, 0.127]})
     assert "ldm 12.7%" in timing.attention_bound(shares, about).alt
+
+
+def test_changes_on_other_machines_are_told_with_their_verdicts(swept_reference, monkeypatch):
+    told = shipped.elsewhere()
+    assert told.startswith("Of 4 settings measured on other machines a step is faster in 4:")
+    assert "| device, precision and attention | model | merged 50% |" in told
+    assert "| a GPU, float16, math attention | ldm-celebahq-256 | -50.0% (-50.0% to -50.0%), faster |" in told
+    monkeypatch.setattr("frugal.measure.records.load_shipped", list)
+    assert shipped.elsewhere() == ""

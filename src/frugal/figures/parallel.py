@@ -6,9 +6,11 @@ from matplotlib.colors import LogNorm
 
 from ..measure import batching
 from ..measure.rounds import NEAR, Front
+from ..methods.parallel import SOLVER
 from . import style
 from .style import About, Drawn
 from .tables import markdown
+from .words import percent
 
 FLOOR = 1e-5  # errors below it are rounding
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.2}
@@ -106,6 +108,19 @@ def near(table: pd.DataFrame) -> str:
         for row in table.itertuples()
     ]
     return markdown(["solver", "method", "unit", "images", "calls: mean", "most", "largest error of a pixel", f"of images with none above {NEAR:g}"], rows)
+
+
+def sets(shipped: pd.DataFrame) -> str:
+    """Quality of large sets, parallel beside sequential, from `arms.shipped`: a Markdown table; nothing where no set is large enough."""
+    some = shipped[shipped.kid.notna() & shipped.steps.isin(shipped.steps[shipped.sampler == "parallel"])]
+    some = some[(some.sampler == "parallel") | ((some.sampler == SOLVER) & (some.arm == some.sampler + ", " + some.steps.astype(str) + " steps"))]
+    if not (some.sampler == "parallel").any():
+        return ""
+    rows = [
+        (row.arm, row.images, f"{row.calls:.1f}", f"{row.rows:.0f}", f"{row.kid:.3f} ({row.kid_low:.3f} to {row.kid_high:.3f})", percent(row.accepted))
+        for row in some.itertuples()
+    ]
+    return markdown(["shipped records", "images", "calls", "rows", "KID (95 % band)", "accepted"], rows)
 
 
 def pays(summary: pd.DataFrame, measured: pd.DataFrame) -> str:

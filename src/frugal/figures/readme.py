@@ -11,7 +11,7 @@ from ..measure import records
 from ..measure.environment import environment
 from ..methods.samplers import sample
 from ..models import cards, faces, zoo
-from . import sheets, style, words
+from . import sheets, shipped, style, words
 from .tables import markdown
 
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
@@ -114,8 +114,8 @@ def figures(root: Path) -> str:
         name: nbformat.read(root / "_build" / "notebooks" / f"{name}.ipynb", as_version=4).metadata.papermill.duration
         for name in DRAWN
     }
-    shipped = [record for record in records.load_shipped() if record.name == "noop"]
-    noop = max((datetime.fromisoformat(r.end) - datetime.fromisoformat(r.start)).total_seconds() for r in shipped)
+    kept = [record for record in records.load_shipped() if record.name == "noop"]
+    noop = max((datetime.fromisoformat(r.end) - datetime.fromisoformat(r.start)).total_seconds() for r in kept)
     evaluated = [cards.read(name).get("evaluated_in") for name in cards.ABOUT if cards.file(name).exists()]
     told = [f"{1 + s // 60:.0f}" for s in evaluated if s]
     rows = [
@@ -135,7 +135,7 @@ def write(root: Path) -> None:
     readme = root / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     numbers = json.loads((root / "_build" / "numbers.json").read_text())
-    middle = "\n\n".join([BEGIN, table(numbers), marks(), captioned(), END])
+    middle = "\n\n".join([part for part in (BEGIN, table(numbers), shipped.elsewhere(), marks(), captioned(), END) if part])
     picture().save(root / "book" / "_static")
     before, _, rest = f"{before}{middle}{rest.partition(END)[2]}".partition(FIGURES)
     readme.write_text("\n\n".join([before + FIGURES, figures(root), END_FIGURES + rest.partition(END_FIGURES)[2]]))

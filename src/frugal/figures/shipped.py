@@ -6,6 +6,7 @@ import pandas as pd
 
 from ..measure import records, thesis, timing
 from . import style
+from .tables import markdown
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}
 MARKERS = "sD^vP*pX"  # each can be hollow
@@ -70,6 +71,23 @@ def seconds(axes, reference: pd.DataFrame, steps: int) -> None:
     style.ratio_axis(axes, rows.ratio)
     axes.set_ylim(0, 1.12 * rows.groupby(["device", "model", "ratio"]).seconds.mean().max())
     hours(axes)
+
+
+def elsewhere() -> str:
+    """What merging changed in a step of the thesis's networks on other machines, from `frugal sweep thesis`: a sentence and a Markdown table."""
+    steps = thesis.steps_table(records.load_shipped())
+    groups = [timing.changes(own).assign(device=device) for device, own in steps.groupby("device", sort=False)]
+    if not groups:
+        return ""
+    found = pd.concat(groups, ignore_index=True)
+    ratios = sorted(found.ratio.unique())
+    rows = []
+    for (device, model), own in found.groupby(["device", "model"], sort=False):
+        cells = {row.ratio: f"{row.change:+.1%} ({row.low:+.1%} to {row.high:+.1%}), {row.verdict}" for row in own.itertuples()}
+        rows.append((device, model, *(cells.get(ratio, "") for ratio in ratios)))
+    counts = ", ".join(f"{verdict} in {count}" for verdict, count in found.verdict.value_counts().items())
+    said = f"Of {len(found)} settings measured on other machines a step is {counts}: change of its time against ratio 0 of the same round."
+    return said + "\n\n" + markdown(["device, precision and attention", "model", *(f"merged {ratio:.0%}" for ratio in ratios)], rows)
 
 
 def legend(figure, panels: list) -> None:
