@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from frugal import machine, paths
-from frugal.models import cards, recipes, training
+from frugal.models import batches, cards, recipes, training
 from frugal.models.faces import Faces
 
 
@@ -50,20 +50,20 @@ def test_velocity_loss_is_zero_for_the_velocity():
 
 
 def test_batches_never_repeat_a_face():
-    stream = training.batches(100, 4, torch.device("cpu"))
+    stream = batches.batches(100, 4, torch.device("cpu"))
     (seen, _, first), (_, _, second) = next(stream), next(stream)
     assert seen == 104 and first.shape == (4, 3, 64, 64) and first.min() >= -1 and first.max() <= 1
     assert not torch.equal(first, second)
-    _, _, again = next(training.batches(104, 4, torch.device("cpu")))
+    _, _, again = next(batches.batches(104, 4, torch.device("cpu")))
     assert torch.equal(second, again)
 
 
 def test_a_gpu_draws_several_batches_at_once_and_gives_them_one_by_one(monkeypatch):
     drawn = []
-    monkeypatch.setattr(training, "draw_batch", lambda p, size: drawn.append(len(p["x"])) or torch.zeros(len(p["x"]), 3, size, size, device="meta"))
-    stream = training.batches(100, 4, torch.device("meta"))  # neither a CPU nor values
-    found = [next(stream) for _ in range(training.DRAWN_AHEAD + 1)]
-    assert drawn == [4 * training.DRAWN_AHEAD] * 2
+    monkeypatch.setattr(batches, "draw_batch", lambda p, size: drawn.append(len(p["x"])) or torch.zeros(len(p["x"]), 3, size, size, device="meta"))
+    stream = batches.batches(100, 4, torch.device("meta"))  # neither a CPU nor values
+    found = [next(stream) for _ in range(batches.DRAWN_AHEAD + 1)]
+    assert drawn == [4 * batches.DRAWN_AHEAD] * 2
     assert [seen for seen, _, _ in found] == list(range(104, 104 + 4 * len(found), 4))
     assert all(images.shape == (4, 3, 64, 64) and len(parameters["x"]) == 4 for _, parameters, images in found)
 
@@ -87,7 +87,7 @@ def test_a_captured_step_is_made_once_and_told_its_rate_anew(elsewhere, monkeypa
     run = training.Run("faces-ddpm", "cpu", resume=False)
     run.captures = True
     rates, weights = [], []
-    for progress, (_, parameters, images) in zip((0.0, 0.5), training.batches(0, 4, run.device), strict=False):
+    for progress, (_, parameters, images) in zip((0.0, 0.5), batches.batches(0, 4, run.device), strict=False):
         assert run.step(parameters, images, progress).isfinite()
         rates.append(run.factor.item())
         weights.append(torch.cat([p.detach().flatten() for _, p in run.parameters()]))
@@ -131,7 +131,7 @@ def test_going_on_refines_and_the_card_keeps_every_device(elsewhere, monkeypatch
 @pytest.mark.parametrize("name", ["faces-reader", "faces-ddpm"])  # AdamW alone, and Muon beside it
 def test_an_interrupted_run_goes_on_where_it_was(elsewhere, name):
     run = training.Run(name, "cpu", resume=False)
-    _, parameters, images = next(training.batches(0, 4, run.device))
+    _, parameters, images = next(batches.batches(0, 4, run.device))
     for _ in range(2):
         run.step(parameters, images, 0.1)
     run.elapsed = 12.0
@@ -221,7 +221,7 @@ def test_a_compiled_network_is_used_only_where_its_gradient_is_the_plain_one(els
         return call
 
     run = training.Run("faces-ddpm", "cpu", resume=False)
-    _, parameters, images = next(training.batches(0, 4, run.device))
+    _, parameters, images = next(batches.batches(0, 4, run.device))
     state = torch.random.get_rng_state()
     monkeypatch.setattr(torch, "compile", lambda network: network)
     assert run.compile(parameters, images) and run.called is run.network and capsys.readouterr().out == ""

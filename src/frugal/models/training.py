@@ -4,7 +4,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
@@ -18,11 +17,11 @@ from torch import Tensor
 from .. import paths
 from ..machine import cpu_name, joules
 from . import cards, text, zoo
+from .batches import batches
 from .captured import CapturedStep
-from .faces import Faces, draw_batch
 from .guidance import guided
 from .optimiser import Optimiser
-from .recipes import RECIPES, SCHEDULES, SIZE, Teacher, measure_latents
+from .recipes import RECIPES, SCHEDULES, Teacher, measure_latents
 
 WARMUP = 200  # steps
 REFINING = 0.5  # of the peak rate, for a cycle that goes on from trained weights
@@ -32,27 +31,6 @@ LATENT = ("faces-ldm", "faces-sd")  # trained in the latents of faces-vae
 FAITHFUL = 0.99  # cosine to the plain gradient from which a compiled network is trusted; rounding to bfloat16 leaves 0.9998
 LARGER_BATCH = 16  # times a recipe's, which is a CPU's: less would leave a GPU idle
 CAPTURED = ("faces-ddpm", "faces-ddpm-draft", "faces-ldm")  # whose loss launches the same kernels in every step
-DRAWN_AHEAD = 16  # batches a GPU draws at once: a drawing has a thousand small kernels, whatever their size
-
-
-def batches(first: int, size: int, device: torch.device) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
-    """Endless (images seen after it, parameters, images in [-1, 1]) from training face `first` on, each face once until they run out."""
-    data, on_cpu = Faces("train", SIZE), device.type == "cpu"
-    count, part = (size, 32) if on_cpu else (DRAWN_AHEAD * size, DRAWN_AHEAD * size)  # few at a time stay in a CPU's cache
-    while True:
-        parameters = data.parameters([k % len(data) for k in range(first, first + count)])
-        parameters = {name: value.to(device) for name, value in parameters.items()}
-        with torch.no_grad():
-            pieces = [draw_batch({k: v[i : i + part] for k, v in parameters.items()}, SIZE) for i in range(0, count, part)]
-            images = (2 * torch.cat(pieces) - 1).contiguous(memory_format=memory_format(device))
-        for start in range(0, count, size):
-            first, own = first + size, slice(start, start + size)
-            yield first, {name: value[own] for name, value in parameters.items()}, images[own]
-
-
-def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last feeds a GPU's half-precision units; on a CPU its group norm costs more than its convolutions save."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def learning_rate(step: int, progress: float) -> float:
