@@ -42,8 +42,10 @@ def test_noise_in_every_step_has_no_place_among_distances_to_an_image(about):
 
 
 def test_quality_has_a_column_a_model_and_a_curve_a_sampler(about):
-    both = pd.concat([GIVEN, GIVEN.assign(model="faces-sd")], ignore_index=True)
-    figure = drawn.quality(both, about).figure
+    both = pd.concat([GIVEN.assign(device="a GPU"), GIVEN.assign(model="faces-sd", device="a CPU")], ignore_index=True)
+    made = drawn.quality(both, about)
+    figure = made.figure
+    assert "a CPU and a GPU" in made.caption and about.device not in made.caption  # where the samples were drawn
     assert len(figure.axes) == 4 and [line.get_label() for line in figure.axes[0].get_lines()] == ["ddim", "dpmpp_2m", "unipc", "ddpm"]
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == pytest.approx([59, 70])
 

@@ -1,6 +1,7 @@
 """Figures of the chapter on samplers: their paths, their orders, and what a number of calls buys."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -150,8 +151,8 @@ def quality(found: pd.DataFrame, about: About, *, name: str = "07_quality") -> D
         f"Unfiltered samples of {int(found.images.min())} seeds an arm, shipped with the project (quality does not depend on the machine): the share that the judge accepts, and KID "
         "with its bootstrap band."
     )
-    most = found.loc[found.accepted.idxmax()]
-    return style.finish(figure, name, f"Acceptance and KID over calls; most are accepted of {most.arm}: {percent(most.accepted)}.", caption, about)
+    most, measured = found.loc[found.accepted.idxmax()], replace(about, device=" and ".join(sorted(found.device.unique())))
+    return style.finish(figure, name, f"Acceptance and KID over calls; most are accepted of {most.arm}: {percent(most.accepted)}.", caption, measured)
 
 
 def reaching(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> pd.DataFrame:

@@ -33,7 +33,7 @@ PARTS = {  # what the samplers whose images advance at their own pace are made o
 STEPPING = (samplers.denoise, samplers._states, samplers._advance, samplers._scheduler, samplers._output)
 COLUMNS = [
     "model", "arm", "sampler", "steps", "images", "calls", "calls_median", "calls_max", "rows", "draft_rows", "psnr", "psnr_low", "psnr_high",
-    "ssim", "accepted", "kid", "kid_low", "kid_high", "score", "marginal", "accuracy", "series",
+    "ssim", "accepted", "kid", "kid_low", "kid_high", "score", "marginal", "accuracy", "series", "device",
 ]  # fmt: skip
 COSTS = {"calls": "count", "rows": "count", "draft_rows": "count", "seconds": "s"}
 
@@ -159,7 +159,8 @@ def _rows(measured: Iterable[records.Record]) -> pd.DataFrame:
 
 def _row(record: records.Record) -> dict:
     values, psnr = record.values, quality.mean_interval(record.values["psnr"])
-    row = {key: record.asked[key] for key in ("arm", "sampler", "steps", "images")} | {"model": record.model["name"], "series": record.series}
+    row = {key: record.asked[key] for key in ("arm", "sampler", "steps", "images")}
+    row |= {"model": record.model["name"], "series": record.series, "device": record.device["name"]}
     row |= {"calls": values["calls"].mean(), "calls_median": np.median(values["calls"]), "calls_max": values["calls"].max()}
     row |= {name: values[name].mean() for name in ("rows", "draft_rows", "ssim", "accepted")}
     row |= {"psnr": psnr.value, "psnr_low": psnr.low, "psnr_high": psnr.high}
