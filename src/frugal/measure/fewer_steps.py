@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..models import cards, zoo
 from . import rounds
 from .arms import Arm, cell
-from .generators import DRAFT
+from .generators import DRAFT, TARGET
 from .plan import Cell, Subject
 from .records import Record
 
@@ -74,11 +74,13 @@ def arms() -> list[tuple[Arm, int]]:
 
 
 def cells(device: str = "auto") -> list[Cell]:
-    """Every cell, model by model, and the chain of the draft network where it is trained."""
+    """Every cell, model by model; with the draft network, where it is trained, and its own chain."""
     subjects = [Subject(name, device=device) for name in NAMES]
     found = [item for subject in subjects for item in (*(cell(subject, *asked) for asked in arms()), rounds.closeness_cell(subject, PACED))]
-    drafts = [DRAFT] if cards.file(DRAFT).exists() else []
-    return found + [cell(Subject(name, device=device), Arm.of("ddim", CHAIN, eta=CHURNS[0]), IMAGES) for name in drafts]
+    if cards.file(DRAFT).exists():
+        [target], draft = [item for item in subjects if item.name == TARGET], Subject(DRAFT, device=device)
+        found += [cell(target, Arm.of("speculative", CHAIN, draft=DRAFT), PACED), cell(draft, Arm.of("ddim", CHAIN, eta=CHURNS[0]), IMAGES)]
+    return found
 
 
 def told(record: Record) -> str:
