@@ -118,9 +118,9 @@ def test_the_slides_table_names_what_is_lacking():
 
 def test_shipped_counts_name_the_law_and_lack_nothing_silently():
     rows = pd.DataFrame({"sampler": ["ddim", "speculative", "speculative"], "arm": ["d", "s", "s, temperature 2.0"], "images": 64, "calls": 17.25, "calls_median": 17.0,
-                         "calls_max": 21, "rows": 260.0})
+                         "calls_max": 21, "rows": 260.0, "model": "m"})
     lines = speculative.counted(rows).splitlines()[2:]
-    assert lines == ["| s | exact in law | 64 | 17.2 | 17 | 21 | 260 |", "| s, temperature 2.0 | approximate | 64 | 17.2 | 17 | 21 | 260 |"]
+    assert lines == ["| `m` | s | exact in law | 64 | 17.2 | 17 | 21 | 260 |", "| `m` | s, temperature 2.0 | approximate | 64 | 17.2 | 17 | 21 | 260 |"]
     assert "frugal sweep steps" in speculative.counted(rows[:1])
 
 

@@ -260,10 +260,10 @@ def counted(rows: pd.DataFrame) -> str:
     if some.empty:
         return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
     lines = [
-        (row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
+        (f"`{row.model}`", row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
         for row in some.itertuples()
     ]  # fmt: skip
-    return markdown(["shipped records", "law", "images", "calls: mean", "median", "most", "rows"], lines)
+    return markdown(["shipped records", "arm", "law", "images", "calls: mean", "median", "most", "rows"], lines)
 
 
 def oddity(rows: pd.DataFrame) -> str:
