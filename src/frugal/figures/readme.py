@@ -44,7 +44,7 @@ def about() -> style.About:
     return style.About("quick", f"{device['name']}, {device['threads']} threads, float32")
 
 
-def picture(count: int = 64) -> style.Drawn:
+def picture(count: int = 32) -> style.Drawn:
     """`count` faces of the test set beside as many unfiltered samples of each embedded model."""
     images = {"drawn faces (the data)": faces.Faces("test").images(range(count))}
     for name in ("faces-ldm", "faces-ddpm"):
