@@ -111,11 +111,11 @@ def near(table: pd.DataFrame) -> str:
 
 
 def sets(shipped: pd.DataFrame) -> str:
-    """Quality of large sets, parallel beside sequential, from `arms.shipped`: a Markdown table; nothing where no set is large enough."""
+    """Quality of large sets, parallel beside sequential, from `arms.shipped`: a Markdown table, or what measures it."""
     some = shipped[shipped.kid.notna() & shipped.steps.isin(shipped.steps[shipped.sampler == "parallel"])]
     some = some[(some.sampler == "parallel") | ((some.sampler == SOLVER) & (some.arm == some.sampler + ", " + some.steps.astype(str) + " steps"))]
     if not (some.sampler == "parallel").any():
-        return ""
+        return "The distribution of a set drawn so is not measured yet for these weights: `frugal sweep steps` does it."
     rows = [
         (row.arm, row.images, f"{row.calls:.1f}", f"{row.rows:.0f}", f"{row.kid:.3f} ({row.kid_low:.3f} to {row.kid_high:.3f})", percent(row.accepted))
         for row in some.itertuples()

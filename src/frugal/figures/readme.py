@@ -135,7 +135,7 @@ def write(root: Path) -> None:
     readme = root / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     numbers = json.loads((root / "_build" / "numbers.json").read_text())
-    middle = "\n\n".join([part for part in (BEGIN, table(numbers), shipped.elsewhere(), marks(), captioned(), END) if part])
+    middle = "\n\n".join([BEGIN, table(numbers), shipped.elsewhere(), marks(), captioned(), END])
     picture().save(root / "book" / "_static")
     before, _, rest = f"{before}{middle}{rest.partition(END)[2]}".partition(FIGURES)
     readme.write_text("\n\n".join([before + FIGURES, figures(root), END_FIGURES + rest.partition(END_FIGURES)[2]]))

@@ -74,11 +74,11 @@ def seconds(axes, reference: pd.DataFrame, steps: int) -> None:
 
 
 def elsewhere() -> str:
-    """What merging changed in a step of the thesis's networks on other machines, from `frugal sweep thesis`: a sentence and a Markdown table."""
+    """What merging changed in a step of the thesis's networks on other machines, a sentence and a Markdown table, or what measures it."""
     steps = thesis.steps_table(records.load_shipped())
     groups = [timing.changes(own).assign(device=device) for device, own in steps.groupby("device", sort=False)]
     if not groups:
-        return ""
+        return "What merging changes on other machines is not measured yet: `frugal sweep thesis` does it."
     found = pd.concat(groups, ignore_index=True)
     ratios = sorted(found.ratio.unique())
     rows = []
