@@ -102,6 +102,8 @@ def test_composed_times_exchange_the_layers_of_the_same_round():
     assert list(composed.columns) == list(network.columns) and set(composed.kind) == {"composed"}
     assert composed.ratio.tolist() == [0.5, 0.5] and np.allclose(composed.seconds, [10 - 1.0, 11 - 1.2])
     assert experiments.composed_times(network, layers[:0]).empty
+    hurried = experiments.composed_times(network.assign(seconds=3.0), layers)  # less than the layers, 4.0: the clock's noise
+    assert np.allclose(hurried.seconds, [3.0, 2.8])  # what the merged layers took
 
 
 def test_the_thesis_s_unit_is_scaled_from_steps_and_says_so(store, pixel):

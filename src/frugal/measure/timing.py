@@ -181,7 +181,8 @@ def composed_times(network: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     """The network's seconds at every ratio of its layers, round by round: at ratio 0, less its layers, plus the merged layers.
 
     Rows like `network_times`, kind "composed", ratios above 0 only: the spread over rounds is that of both measurements,
-    the change against ratio 0 of the same round that of the layers alone.
+    the change against ratio 0 of the same round that of the layers alone. Layers and network are timed one after the
+    other: where a busy machine lets the layers alone take longer than all, the rest of the network counts as nothing.
     """
     turn = ["model", "weights", "round"]
     base = network[(network.ratio == 0) & (network.kind == "measured")].set_index(turn).seconds
@@ -189,7 +190,7 @@ def composed_times(network: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     plain = sums[sums.ratio == 0].set_index(turn).merged
     rows = sums[sums.ratio > 0].merge(plain.rename("plain").reset_index(), on=turn)
     rows = rows.merge(base.rename("base").reset_index(), on=turn)
-    rows = rows.assign(seconds=rows.base - rows.plain + rows.merged, kind="composed")
+    rows = rows.assign(seconds=(rows.base - rows.plain).clip(lower=0) + rows.merged, kind="composed")
     return rows[list(network.columns)].sort_values(["model", "ratio", "round"], ignore_index=True)
 
 
