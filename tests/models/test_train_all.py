@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from frugal import paths
 from frugal.models import cards, train_all, training
@@ -92,3 +93,12 @@ def test_bad_input_is_named(trained, calls, arguments):
     with pytest.raises(ValueError, match="minutes|device"):
         train_all.train_all(**arguments)
     assert not calls
+
+
+def test_only_a_long_turn_on_a_cpu_is_worth_compiling(monkeypatch):
+    monkeypatch.setattr(train_all.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert train_all.pays_to_compile("faces-ldm", train_all.WORTH_COMPILING, "cpu")
+    assert not train_all.pays_to_compile("faces-ldm", train_all.WORTH_COMPILING - 1, "cpu")
+    assert not train_all.pays_to_compile("faces-vae", train_all.WORTH_COMPILING, "cpu")
+    monkeypatch.setattr(train_all.training.zoo, "find_device", lambda device: torch.device("cuda"))
+    assert not train_all.pays_to_compile("faces-ldm", train_all.WORTH_COMPILING, "cuda")  # a GPU's steps are captured

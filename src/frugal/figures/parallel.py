@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 
 from ..measure import batching
+from ..measure.arms import Arm
 from ..measure.rounds import NEAR, Front
 from ..methods.parallel import SOLVER
 from . import style
@@ -112,8 +113,8 @@ def near(table: pd.DataFrame) -> str:
 
 def sets(shipped: pd.DataFrame) -> str:
     """Quality of large sets, parallel beside sequential, from `arms.shipped`: a Markdown table, or what measures it."""
-    some = shipped[shipped.kid.notna() & shipped.steps.isin(shipped.steps[shipped.sampler == "parallel"])]
-    some = some[(some.sampler == "parallel") | ((some.sampler == SOLVER) & (some.arm == some.sampler + ", " + some.steps.astype(str) + " steps"))]
+    beside = {Arm.of(SOLVER, steps).label for steps in shipped.steps[shipped.sampler == "parallel"]}
+    some = shipped[shipped.kid.notna() & ((shipped.sampler == "parallel") | shipped.arm.isin(beside))]
     if not (some.sampler == "parallel").any():
         return "The distribution of a set drawn so is not measured yet for these weights: `frugal sweep steps` does it."
     rows = [

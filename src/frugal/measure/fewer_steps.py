@@ -69,7 +69,7 @@ def arms() -> list[tuple[Arm, int]]:
     parallel = [Arm.of("parallel", 200, **way) for way in ({}, {"method": "picard"})]
     first = [*solvers(CALLS[:-1]), *chains()[:2], *chains()[-2:]]
     later = [*speculative, Arm.of("ddpm", 200), Arm.of("ddim", 200), *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
-    sizes = (([*speculative, *parallel], PACED), (first, IMAGES), (later, IMAGES))
+    sizes = ((speculative, PACED), (first, IMAGES), (later, IMAGES))
     return [(arm, images) for some, images in sizes for arm in some]
 
 

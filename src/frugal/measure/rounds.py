@@ -20,7 +20,7 @@ NEAR = 0.01  # of a pixel in [0, 1]: two images of which nobody sees a differenc
 WAYS = (  # solver, method, unit of the tolerance, which is each method's own default
     ("ddim", "anderson", "signal"), ("ddim", "picard", "signal"), ("ddim", "picard", "step"), ("dpmpp_2m", "anderson", "signal"),
 )  # fmt: skip
-CLOSENESS = ["solver", "method", "unit", "images", "calls", "calls_max", "error", "near", "series"]
+CLOSENESS = ["solver", "method", "unit", "images", "calls", "calls_max", "error", "near"]
 
 
 @dataclass(frozen=True)
@@ -126,5 +126,5 @@ def closeness(subject: Subject) -> pd.DataFrame:
         if record.name == "parallel-closeness" and record.model["weights_hash"] == mine:
             for label, way in zip(record.asked["arms"], record.asked["ways"], strict=True):
                 calls, error = (record.values[f"{label}: {name}"] for name in ("calls", "error"))
-                rows.append((*way, record.asked["images"], calls.mean(), calls.max(), error.max(), (error <= NEAR).mean(), record.series))
+                rows.append((*way, record.asked["images"], calls.mean(), calls.max(), error.max(), (error <= NEAR).mean()))
     return pd.DataFrame(rows, columns=CLOSENESS)

@@ -14,7 +14,8 @@ DRAWN_AHEAD = 16  # batches a GPU draws at once: a drawing has a thousand small 
 def batches(first: int, size: int, device: torch.device) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
     """Endless (images seen after it, parameters, images in [-1, 1]) from training face `first` on, each face once until they run out."""
     data, on_cpu = Faces("train", SIZE), device.type == "cpu"
-    count, part = (size, 32) if on_cpu else (DRAWN_AHEAD * size, DRAWN_AHEAD * size)  # few at a time stay in a CPU's cache
+    count = size if on_cpu else DRAWN_AHEAD * size
+    part = 32 if on_cpu else count  # few at a time stay in a CPU's cache
     while True:
         parameters = data.parameters([k % len(data) for k in range(first, first + count)])
         parameters = {name: value.to(device) for name, value in parameters.items()}

@@ -30,7 +30,7 @@ GUIDED = tuple(name for name, recipe in RECIPES.items() if recipe.guidance)  # t
 LATENT = ("faces-ldm", "faces-sd")  # trained in the latents of faces-vae
 FAITHFUL = 0.99  # cosine to the plain gradient from which a compiled network is trusted; rounding to bfloat16 leaves 0.9998
 LARGER_BATCH = 16  # times a recipe's, which is a CPU's: less would leave a GPU idle
-CAPTURED = ("faces-ddpm", "faces-ddpm-draft", "faces-ldm")  # whose loss launches the same kernels in every step
+CAPTURED = ("faces-ddpm", "faces-ddpm-draft", "faces-ldm")  # whose loss asks for images alone, and launches the same kernels in every step
 
 
 def learning_rate(step: int, progress: float) -> float:
@@ -57,9 +57,9 @@ class Run:
         if not self.teaching:  # what was learned from a teacher is unlearned on noise
             self.card = {key: value for key, value in self.card.items() if not key.startswith("guid")}
         check_order(name, goes_on)
-        self.captures = self.device.type == "cuda" and name in CAPTURED
-        if name == "faces-vae" and users_of_latents():
-            self.captures = self.device.type == "cuda"
+        decodes_alone = name == "faces-vae" and bool(users_of_latents())
+        self.captures = self.device.type == "cuda" and (name in CAPTURED or decodes_alone)
+        if decodes_alone:
             network.encoder.requires_grad_(False)  # its latents are what they were trained on: only decoding may improve
             network.quant_conv.requires_grad_(False)
         network = network.train()
@@ -120,7 +120,7 @@ class Run:
             self.network.zero_grad()
         likeness = torch.cosine_similarity(*found, dim=0).item()
         if likeness >= FAITHFUL:
-            self.called = compiled
+            self.called, self.captures = compiled, False  # one or the other: both at once were never tried
         else:
             print(f"{self.name}: torch.compile gives another gradient here (cosine {likeness:.2f}), so it is not used", flush=True)
         return likeness >= FAITHFUL
