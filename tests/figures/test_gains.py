@@ -72,5 +72,8 @@ def test_tables_read_the_predictions():
     found = [("stable-diffusion-v1-5", prediction(1.2, 0.3)), ("stable-diffusion-v1-5", prediction(2.1, 0.6, "math"))]
     assert "| 30.0% | 1.43x | 1.20x (1.18 to 1.22) | merge if 17% of the time is worth an image that differs |" in gains.advice(found)
     assert "do not merge" in gains.advice([("x", dataclasses.replace(found[0][1], speedup=0.9, low=0.88, high=0.95))])
-    assert "RTX 4090" in gains.paper_and_thesis(found).splitlines()[3]
+    lines = gains.paper_and_thesis(found, pd.DataFrame({"pixels": [512], "backend": ["math"], "ratio": [0.5], "device": ["x"], "less": [3.21]})).splitlines()
+    assert "RTX 4090" in lines[3] and "against neither" in lines[4] and lines[4].rstrip(" |").endswith("x predicted")
+    assert lines[5].startswith("| peak memory | up to 5.6x less") and "3.2x less at 50%, 512 px, math attention (x)" in lines[5]
+    assert "not measured: `frugal bench merging`" in gains.paper_and_thesis(found[:1], pd.DataFrame())
     assert "| fused, 64 px | 50% | tome, reuse 5 | 1 ms | 1.00x | 2.00x | 0.50 (0.40 to 0.60) |" in gains.shares(layers(pixels=[64]))

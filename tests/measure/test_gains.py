@@ -30,6 +30,17 @@ def test_shipped_records_of_the_layer_are_rows_of_their_own(store, monkeypatch):
     assert gains.shipped_layers(0.5, 80).empty and gains.shipped_layers(0.25, 40).empty
 
 
+def test_peaks_are_compared_with_the_untouched_network_of_the_same_step(store, monkeypatch):
+    monkeypatch.setattr(records, "load_shipped", list)
+    assert gains.peaks().empty
+    about = {"name": gains.TEXT, "weights": "random", "weights_hash": "x", "revision": None}
+    for size, method, ratio, extra in ((64, None, 0.0, 900.0), (64, "tome", 0.5, 300.0), (64, "tomesd", 0.5, 450.0), (96, "tome", 0.5, 100.0)):
+        asked = {"size": [size, size], "backend": "math", "ratio": ratio, "method": method, "batch": 1, "layers": "auto"}
+        records.measure("memory", "merging-memory", asked, lambda extra=extra: {"extra": {"unit": "B", "values": [extra]}}, scale="quick", model=about)
+    [row] = gains.peaks().to_dict("records")
+    assert (row["pixels"], row["backend"], row["ratio"], row["less"]) == (512, "math", 0.5, 3.0)
+
+
 def test_predictions_follow_the_plan_and_know_published_from_embedded(monkeypatch):
     asked = []
     monkeypatch.setattr(gains.Subject, "model", property(lambda self: (self.name, self.weights)))

@@ -193,6 +193,13 @@ def test_a_temperature_above_one_needs_fewer_calls():
     assert calls_each(model, 24, draft="clean", temperature=2.0) < calls_each(model, 24, draft="clean")
 
 
+def test_above_temperature_one_replay_keeps_to_the_path_of_the_sequential_chain(tiny):
+    truth = sample(tiny, range(4), 30, "ddim", eta=0.5)
+    options = {"steps": 30, "sampler": "speculative", "window": 8, "churn": 0.5, "temperature": 2.0}
+    apart = {verify: (sample(tiny, range(4), verify=verify, **options) - truth).square().mean() for verify in ("replay", "reflection")}
+    assert apart["replay"] < apart["reflection"] / 10
+
+
 def test_the_known_difference_mends_a_smaller_network():
     model, draft = mixture(size=8), mixture("off", size=8, error=0.3)
     mended = calls_each(model, 8, draft=draft)

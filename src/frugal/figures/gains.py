@@ -149,15 +149,22 @@ def claim_governed(over: dict[str, tuple[float, float]]) -> tuple[str, bool]:
     return governed(over), over["parameters"][0] >= over["tokens"][0]
 
 
-def paper_and_thesis(found: list[tuple[str, Prediction]]) -> str:
-    """What the paper reports, what the thesis reports, and what is predicted here: a Markdown table."""
+def paper_and_thesis(found: list[tuple[str, Prediction]], peaks: pd.DataFrame) -> str:
+    """What the paper reports, what the thesis reports, and what is predicted here, or measured (`gains.peaks`): a Markdown table."""
     rows = []
     for name, p in found:
         here = f"{p.speedup:.2f}x predicted, bound {p.bound:.2f}x"
         paper = "up to 2x (RTX 4090, float16, attention not fused, 60 %)" if name.startswith("stable") and p.backend == "math" else ""
         thesis = "marginal, best near 50 %" if name.endswith("celebahq-256") else "quality only" if name.startswith("stable") else ""
-        rows.append((f"`{name}`, {p.resolution[1]} px, {p.backend} attention", paper, thesis, here))
-    return markdown(["time of a step or image", "paper (2303.17604)", "thesis", f"here, {found[0][1].ratio:.0%}"], rows)
+        rows.append((f"time, `{name}`, {p.resolution[1]} px, {p.backend} attention", paper, thesis, here))
+    math, fused = ({(name, p.resolution): p for name, p in found if p.backend == backend} for backend in ("math", "fused"))
+    for name, size in (key for key in math if key in fused):
+        both = f"{math[name, size].seconds_before / fused[name, size].seconds_after:.2f}x predicted"
+        paper = "up to 5.4x (large images, xFormers)"
+        rows.append((f"time, `{name}`, {size[1]} px: merged with fused attention, against neither", paper, "not tried", both))
+    told = [f"{row.less:.1f}x less at {row.ratio:.0%}, {row.pixels} px, {row.backend} attention ({row.device})" for row in peaks.itertuples()]
+    rows.append(("peak memory", "up to 5.6x less (60 %)", "not measured", "; ".join(told) or "not measured: `frugal bench merging`"))
+    return markdown(["what", "paper (2303.17604)", "thesis", f"here, {found[0][1].ratio:.0%} where nothing else stands"], rows)
 
 
 def advice(found: list[tuple[str, Prediction]]) -> str:

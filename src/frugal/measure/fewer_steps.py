@@ -66,7 +66,7 @@ def chains() -> list[Arm]:
 def arms() -> list[tuple[Arm, int]]:
     """Every arm and how many images of it, those first that take little and tell much."""
     speculative = [Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES]
-    parallel = [Arm.of("parallel", 200, **way) for way in ({}, {"method": "picard"})]
+    parallel = [Arm.of("parallel", 200, **way) for way in ({}, {"method": "paradigms"})]
     first = [*solvers(CALLS[:-1]), *chains()[:2], *chains()[-2:]]
     later = [*speculative, Arm.of("ddpm", 200), Arm.of("ddim", 200), *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
     sizes = ((speculative, PACED), (first, IMAGES), (later, IMAGES))

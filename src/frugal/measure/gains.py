@@ -67,6 +67,24 @@ def shipped_layers(ratio: float = 0.5, channels: int = merging_layer.CHANNELS) -
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["backend", "pixels"], ignore_index=True, kind="stable")
 
 
+def peaks(model: str = TEXT, method: str = "tome") -> pd.DataFrame:
+    """Peak memory of a step above the loaded network, from this machine's records and shipped ones of `frugal bench merging`.
+
+    Columns pixels, backend, ratio, device, less (the untouched network's peak over the merged one's); empty where no record is.
+    """
+    found: dict[tuple, dict[tuple, float]] = {}
+    for record in (*records.load_shipped(), *records.load_all()):
+        if record.name == "merging-memory" and record.model["name"] == model and record.asked["method"] in (None, method):
+            asked = record.asked
+            where = record.device["name"], asked["size"][0] * merging_layer.PIXELS, asked["backend"], asked["batch"], str(asked["layers"])
+            found.setdefault(where, {})[asked["ratio"] if asked["method"] else 0] = float(record.values["extra"][0])
+    rows = [
+        (pixels, backend, ratio, device, sizes[0] / size)
+        for (device, pixels, backend, *_), sizes in found.items() if 0 in sizes for ratio, size in sorted(sizes.items()) if ratio
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["pixels", "backend", "ratio", "device", "less"])
+
+
 def _rows(shares, backend: str, side: int, width: int, device: str, series: str) -> list[tuple]:
     tokens = (side // merging_layer.PIXELS) ** 2
     return [

@@ -18,7 +18,7 @@ SHOWN = 6  # rounds of which a picture is decoded
 STEPS = 200  # of the trajectory that the shipped records are about
 NEAR = 0.01  # of a pixel in [0, 1]: two images of which nobody sees a difference
 WAYS = (  # solver, method, unit of the tolerance, which is each method's own default
-    ("ddim", "anderson", "signal"), ("ddim", "picard", "signal"), ("ddim", "picard", "step"), ("dpmpp_2m", "anderson", "signal"),
+    ("ddim", "anderson", "signal"), ("ddim", "picard", "signal"), ("ddim", "paradigms", "step"), ("dpmpp_2m", "anderson", "signal"),
 )  # fmt: skip
 CLOSENESS = ["solver", "method", "unit", "images", "calls", "calls_max", "error", "near"]
 

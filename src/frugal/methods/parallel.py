@@ -4,12 +4,13 @@ Sampling without noise is a triangular system of equations, one a step. A round 
 in one call, and sweeps through the window with what it said. The first step is then right, the others better; steps that
 a round hardly moves are done, and the window slides on, for every image at its own pace.
 
-`picard` is ParaDiGMS (Shih et al., arXiv 2305.16317) with one change: a sweep keeps the clean samples that the network
-predicted and takes the steps themselves anew, where the published one keeps the whole increments, and steps that
-the window newly reaches go on from the last clean samples rather than from a copy of the last state: fewer rounds. `anderson` also follows what the network said at the same step
-in earlier rounds: within their differences its answer is taken to be linear (the multisecant form of Anderson's
-acceleration, Fang and Saad 2009), step by step through the sweep, so that a step learns from those before it alone, as in
-ParaTAA (Tang et al., arXiv 2402.09970).
+`paradigms` is ParaDiGMS (Shih et al., arXiv 2305.16317): Picard's iteration on the increments of the steps. `picard` is
+the same iteration on what the network said alone: the clean samples are kept, the steps are taken anew, and those that
+the window newly reaches go on from the last clean samples rather than from a copy of the last state. `anderson` also
+follows what the network said at the same step in earlier rounds: within their differences its answer is taken to be
+linear (the multisecant form of Anderson's acceleration, Fang and Saad 2009), step by step through the sweep, as in
+ParaTAA (Tang et al., arXiv 2402.09970), so that a step goes on from states that are mended already. Unlike there a step
+also has the differences of both its neighbours, whose answers turn much alike.
 """
 
 import math
@@ -30,10 +31,11 @@ from .flow import SOLVERS, Flow, flow, flow_predictor
 if TYPE_CHECKING:
     from ..models.zoo import Model
 
-MEMORY = {"anderson": 2, "picard": 0}  # earlier rounds that a sweep looks back to
+MEMORY = {"anderson": 2, "picard": 0, "paradigms": 0}  # earlier rounds that a sweep looks back to
 METHODS = tuple(MEMORY)
-UNITS = {"step": 0.1, "signal": 0.001}  # of a tolerance: the default one in it
-UNIT = {"anderson": "signal", "picard": "step"}
+UNITS = {"step": 0.1, "signal": 2.5e-4}  # of a tolerance: the default one in it
+NOISE_SHARE = 0.05  # of the noise's variance, in the unit "signal": else the first steps, nearly all noise, would have to be exact
+UNIT = {"anderson": "signal", "picard": "signal", "paradigms": "step"}
 METHOD, SOLVER, WINDOW = "anderson", "ddim", 32
 TREND = 4  # steps over which the change of the clean sample is averaged, and followed into steps not asked about yet
 RIDGE = 1e-5  # of the squares of a step's own moves: what keeps moves that are alike from being told apart
@@ -92,6 +94,9 @@ class Window:
         return Window(self.images, self.first + committed, path[rows, committed], cleans[rows, last], trend, *known)
 
 
+Sweep = Callable[[Flow, Window, Tensor], tuple[Tensor, Tensor]]  # steps [n, window] -> what `sweep` gives
+
+
 def rounds(
     model: "Model",
     seeds: Iterable[int],
@@ -110,8 +115,9 @@ def rounds(
     The trajectory is that of the sequential sampler named by `solver`, one of SOLVERS, on as many steps; `method` is one
     of METHODS; `window`, from 1, is the most steps of an image in a call, 1 the sequential sampler itself. A step is done
     once a round moves the state it begins from by no more than `tolerance`, from 0, root mean square: of the standard
-    deviation of DDPM's step (unit "step", as published), or of the signal's share in the state ("signal": what is
-    wrong early grows on the way). None is the method's own: `UNIT`, and that unit's in `UNITS`. 0 leads to the sequential sample.
+    deviation of DDPM's step (unit "step", as published), or of the signal's share in the state's variance ("signal": what is
+    wrong early grows on the way, some forty times more than what is wrong late). None is the method's own: `UNIT`, and
+    that unit's in `UNITS`. 0 leads to the sequential sample.
     Raises ValueError, before the first round, for anything else, for a schedule without the steps and for networks that
     learn their variance.
     """
@@ -124,7 +130,7 @@ def rounds(
     predict = flow_predictor(model, prompts, guidance, target, solver, len(seeds))
     noise = [torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     ahead = Window.empty(torch.cat(noise).to(model.device), min(window, len(target)), MEMORY[method])
-    return _rounds(target, predict, ahead, _scale(target, unit), tolerance)
+    return _rounds(target, predict, ahead, increments if method == "paradigms" else sweep, _scale(target, unit), tolerance)
 
 
 def _within(method: str, tolerance: float | None, unit: str | None) -> tuple[float, str]:
@@ -139,28 +145,30 @@ def _within(method: str, tolerance: float | None, unit: str | None) -> tuple[flo
 
 def _scale(flow: Flow, unit: str) -> Tensor:
     """What a tolerance is told in, for the state that each step begins from."""
-    return flow.signal if unit == "signal" else torch.cat([flow.yardstick[:1], flow.yardstick[:-1]])
+    if unit == "signal":
+        return flow.signal**2 + NOISE_SHARE * flow.spread**2
+    return torch.cat([flow.yardstick[:1], flow.yardstick[:-1]])
 
 
-def _rounds(flow: Flow, predict: Predict, ahead: Window, scale: Tensor, tolerance: float) -> Iterator[Round]:
+def _rounds(flow: Flow, predict: Predict, ahead: Window, through: Sweep, scale: Tensor, tolerance: float) -> Iterator[Round]:
     samples = ahead.start
     while len(ahead.images):
-        done, ahead = _round(flow, predict, ahead, scale, tolerance, samples)
+        done, ahead = _round(flow, predict, ahead, through, scale, tolerance, samples)
         samples = done.samples
         yield done
 
 
 @torch.no_grad()
 def _round(
-    flow: Flow, predict: Predict, ahead: Window, scale: Tensor, tolerance: float, samples: Tensor
+    flow: Flow, predict: Predict, ahead: Window, through: Sweep, scale: Tensor, tolerance: float, samples: Tensor
 ) -> tuple[Round, Window]:
     steps = ahead.first[:, None] + torch.arange(ahead.asked.shape[1], device=ahead.first.device)
     asked, steps = steps < len(flow), steps.clamp(max=len(flow) - 1)
-    guessed, _ = sweep(flow, ahead, steps)
+    guessed, _ = through(flow, ahead, steps)
     states, cleans = guessed[:, :-1], torch.zeros_like(guessed[:, :-1])
     cleans[asked] = predict(states[asked], steps[asked], ahead.images[:, None].expand_as(steps)[asked])
     ahead = ahead.told(states, cleans, asked)
-    path, cleans = sweep(flow, ahead, steps)
+    path, cleans = through(flow, ahead, steps)
     moves = (path[:, :-1] - states).square().flatten(2).mean(2).sqrt() / scale[steps]
     still = (moves <= tolerance) & asked
     committed = 1 + still[:, 1:].long().cumprod(1).sum(1)
@@ -188,25 +196,48 @@ def sweep(flow: Flow, ahead: Window, steps: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(path, 1), torch.stack(cleans, 1)
 
 
+def increments(flow: Flow, ahead: Window, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as published in ParaDiGMS: every state moves on by what its step took where the network was last asked.
+
+    States behind those are copies of the last one.
+    """
+    state, clean, path, cleans = ahead.start, ahead.before, [ahead.start], []
+    for k, step in enumerate(steps.unbind(1)):
+        point, before, clean = ahead.points[:, k, 0], clean, ahead.answers[:, k, 0]
+        taken = flow.step(step, point, clean, before) - point
+        state = torch.where(wide(ahead.asked[:, k, 0], state), state + taken, state)
+        path.append(state)
+        cleans.append(clean)
+    return torch.stack(path, 1), torch.stack(cleans, 1)
+
+
 def _secants(ahead: Window) -> Callable[[int, Tensor], Tensor | float]:
     """How slot k's clean sample turns with a move of its state [n, C, H, W]: linearly, as between the rounds that are known.
 
-    The part of a move that lies in none of their directions turns nothing: J = dC (dX^T dX)^-1 dX^T. A slot asked only
-    once has the J of the nearest one before it.
+    The part of a move that lies in none of their directions turns nothing: J = dC (dX^T dX)^-1 dX^T. A slot that knows no
+    two rounds, nor any neighbour that does, has the J of the nearest one before it.
     """
     if ahead.points.shape[2] == 1:
         return lambda k, move: 0.0
     both = (ahead.asked[:, :, :1] & ahead.asked[:, :, 1:])[..., None]
-    rows, slots = (torch.arange(size, device=both.device) for size in both.shape[:2])
-    nearest = torch.where(both.any(2)[..., 0], slots, 0).cummax(1).values
     differences = ((x[:, :, :1] - x[:, :, 1:]).flatten(3) * both for x in (ahead.points, ahead.answers))
+    known, *differences = (_beside(x) for x in (both, *differences))
+    rows, slots = (torch.arange(size, device=both.device) for size in both.shape[:2])
+    nearest = torch.where(known.any(2)[..., 0], slots, 0).cummax(1).values
     moves, turns = (x[rows[:, None], nearest] for x in differences)
     products = (moves @ moves.mT).cpu().double()  # a few numbers a step, which not every device has in double precision
     sizes = products.diagonal(dim1=2, dim2=3)
     inverse = torch.linalg.inv(products + torch.diag_embed(RIDGE * sizes + (sizes == 0))).to(moves)
 
     def turn(k: int, move: Tensor) -> Tensor:
-        shares = inverse[:, k] @ (moves[:, k] @ move.flatten(1)[..., None])  # [n, memory, 1]
+        shares = inverse[:, k] @ (moves[:, k] @ move.flatten(1)[..., None])  # [n, 3 memory, 1]
         return (shares * turns[:, k]).sum(1).reshape(move.shape)
 
     return turn
+
+
+def _beside(values: Tensor) -> Tensor:
+    """What each slot and both its neighbours know: [n, slots, memory, ...] -> [n, slots, 3 memory, ...], 0 beyond the ends."""
+    before, after = torch.zeros_like(values), torch.zeros_like(values)
+    before[:, 1:], after[:, :-1] = values[:, :-1], values[:, 1:]
+    return torch.cat([values, before, after], 2)

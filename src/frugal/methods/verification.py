@@ -1,6 +1,6 @@
 """One round of speculative sampling: draft a window of each image, ask the target at all its states, keep a prefix."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class Judged:
 
     draft_means: Tensor
     target_means: Tensor
+    carried: Tensor  # [n, k]: how much of a difference between two states their means keep, the clean sample being one
     std: Tensor
     coupled: Tensor  # bool: all but the last state of each window, whose step leads to no state that was judged
 
@@ -33,7 +34,19 @@ def judge(
     asked, cleans = places < rows[:, None], torch.zeros_like(path)
     cleans[asked] = predict(path[asked], steps[asked], ahead.images[:, None].expand_as(steps)[asked])
     ahead.remember(asked, path, cleans, guesses)
-    return Judged(means, chain.mean(steps, path, cleans), chain.std[steps], places < rows[:, None] - 1)
+    return Judged(means, chain.mean(steps, path, cleans), chain.state_weight[steps], chain.std[steps], places < rows[:, None] - 1)
+
+
+def swept(judged: Judged) -> Tensor:
+    """The target's means along the path of its own steps with the drafts' noise, [n, k, C, H, W]: a sweep of Picard's iteration.
+
+    The clean samples stay those predicted at the drafted states, so that what is wrong is of second order.
+    """
+    means, offset = [], torch.zeros_like(judged.target_means[:, 0])
+    for k, carried in enumerate(judged.carried.unbind(1)):
+        means.append(judged.target_means[:, k] + wide(carried, offset) * offset)
+        offset = means[-1] - judged.draft_means[:, k]
+    return torch.stack(means, 1)
 
 
 def _drafted(
@@ -55,7 +68,10 @@ def choose(judged: Judged, noise: Noise, live: Tensor, temperature: float, verif
     """(steps committed [n], states reached [n, C, H, W], draft-target distances [n, window]) of the images `live` [n].
 
     The step from a window's last state needs no draft: the target's own mean is known, and nothing was built on it.
+    Above temperature 1 "replay" tests every draft against where the target's own steps have come to by then, and takes those.
     """
+    if warm := temperature > 1 and verify == "replay":
+        judged = replace(judged, target_means=swept(judged))
     normal, uniform = (x[live, : judged.std.shape[1]] for x in (noise.normal, noise.uniform))
     distances = torch.full((len(live), noise.uniform.shape[1]), torch.nan, device=uniform.device)
     p, q, std = (x[judged.coupled] for x in (judged.draft_means, judged.target_means, judged.std))
@@ -68,7 +84,9 @@ def choose(judged: Judged, noise: Noise, live: Tensor, temperature: float, verif
         _replace(samples, judged, kept, weight, *noise.fresh(live))
     else:
         accepted, couple = torch.zeros_like(judged.coupled), (normal[judged.coupled], uniform[judged.coupled])
-        samples[judged.coupled], accepted[judged.coupled] = reflection_couple(p, q, std, *couple, temperature)
+        reflected, accepted[judged.coupled] = reflection_couple(p, q, std, *couple, temperature)
+        if not warm:
+            samples[judged.coupled] = reflected
         kept = accepted.long().cumprod(1).sum(1)
     return kept + 1, samples[torch.arange(len(live), device=kept.device), kept], distances
 
