@@ -56,7 +56,7 @@ def frugal(capfd, *words):
         ("steps", "2.5", "from 1"),
         ("seed", "-1", "from 0"),
         ("scale", "huge", "smoke, quick or thesis"),
-        ("method", "magic", "tome, prune, todo, tomesd"),
+        ("method", "magic", "tome, weighted, prune, todo, tomesd"),
         ("model", "faces-nobody", "faces-ddpm"),
     ],
 )

@@ -119,7 +119,7 @@ def bench(
     ratios: Annotated[str | None, typer.Option(help="merging: such as 0.3,0.5")] = None,
     resolutions: Annotated[str | None, typer.Option(help="merging: pixels, such as 512,768")] = None,
     backends: Annotated[str | None, typer.Option(help="merging: fused, math or fused,math")] = None,
-    method: Annotated[str | None, typer.Option(help="merging: tome, prune or todo")] = None,
+    method: Annotated[str | None, typer.Option(help="merging: tome, weighted, prune or todo")] = None,
     reuse: Annotated[int | None, typer.Option(help="merging: steps for which a choice of tokens is good, 1 to 10")] = None,
     against: Annotated[str | None, typer.Option(help="merging: tomesd, or none")] = None,
     batch: Annotated[int | None, typer.Option(help="merging: rows of a step")] = None,

@@ -68,7 +68,7 @@ def test_the_layer_and_its_ways(monkeypatch):
     assert all(np.isclose(row.ideal / row.speedup, row.milliseconds * row.ideal / row.speedup / row.milliseconds) for row in rows)
 
 
-@pytest.mark.parametrize("method", ["tome", "prune", "todo", "tomesd"])
+@pytest.mark.parametrize("method", ["tome", "weighted", "prune", "todo", "tomesd"])
 def test_the_layer_is_that_of_the_network(method, monkeypatch):
     """With nothing removed but copies of a token, merging changes nothing."""
     merged, attention = merging_layer._layer(method, 0.5, 8)

@@ -336,7 +336,7 @@ def test_ratios_out_of_range_are_refused(pixels, ratio):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"method": "tofu"}, "method: got 'tofu', allowed are tome, prune, todo, tomesd"),
+        ({"method": "tofu"}, "method: got 'tofu', allowed are tome, weighted, prune, todo, tomesd"),
         ({"reuse": 0}, "reuse: got 0, allowed is a whole number from 1 to 10"),
         ({"reuse": 11}, "reuse: got 11"),
         ({"reuse": True}, "reuse: got True"),

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from frugal import merge_tokens, sample, zoo
 from frugal.methods import matching, merging, reductions
@@ -265,6 +266,23 @@ def test_todo_leaves_the_queries():
     tokens = torch.randn(1, 64, 4)
     reductions.todo(lambda q, k: seen.append((q, k)) or q, tokens, tokens, call(8, 0.75))
     assert torch.equal(seen[0][0], tokens) and seen[0][1].shape == (1, 16, 4)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.75])
+def test_weighted_merging_of_equal_tokens_changes_nothing(ratio):
+    attention = Attention(16, heads=2, dim_head=8, processor=AttnProcessor2_0())
+    cells = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0)).unflatten(1, (4, 4))
+    tokens = cells.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)  # four equal ones in every cell of an 8x8 grid
+
+    def attend(queries, sizes=None):
+        return attention(queries, attention_mask=None if sizes is None else sizes.log()[:, None])
+
+    with torch.no_grad():
+        exact = attention(tokens)
+        off = {name: (merging.METHODS[name](attend, tokens, tokens, call(8, ratio)) - exact).abs().max() for name in ("weighted", "tome")}
+    assert off["weighted"] < 1e-5
+    if ratio < 0.75:  # there all groups are of one size, and counting once is as good
+        assert off["tome"] > 1e-3
 
 
 def test_pruning_copies_the_most_like_token():

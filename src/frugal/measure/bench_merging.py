@@ -213,7 +213,7 @@ def asked(layer: bool = False, quality: bool = False, images: int | None = None,
             raise ValueError(f"--{name}: got {options[name]!r}, allowed are numbers with commas between them") from None
     if options.get("against") == "none":
         options["against"] = None
-    allowed = ("device",) if quality else OF_LAYER if layer else tuple(Bench.__dataclass_fields__)
+    allowed = ("method", "reuse", "device") if quality else OF_LAYER if layer else tuple(Bench.__dataclass_fields__)
     if (unused := [name for name in options if name not in allowed]) or (images and not quality) or (layer and quality):
         raise ValueError(f"--{(unused or ['images' if images else 'layer'])[0]}: got it where it changes nothing, allowed are {', '.join(allowed)}")
     if quality:

@@ -23,16 +23,16 @@ RATIOS = (0.25, 0.5, 0.75)
 
 def images(
     model="faces-sd", ratios: Sequence[float] = RATIOS, count: int = 128, steps: int = 25, seed: int = 0, *,
-    method: str = "tome", against: str = library.LIBRARY, scale: str = "quick", device="auto",
+    method: str = "tome", reuse: int = merging.REUSE, against: str = library.LIBRARY, scale: str = "quick", device="auto",
 ) -> pd.DataFrame:  # fmt: skip
     """PSNR (dB) and SSIM of both methods to the unmerged images, and the mean paired difference with its 95 % interval.
 
     Columns ratio, quantity, ours, theirs, difference, low, high, verdict ("higher", "lower" or "not distinguishable from
-    zero"). Default layers and reuse. Raises ValueError for random weights and where the two do not do equal work.
+    zero"). Default layers. Raises ValueError for random weights and where the two do not do equal work.
     """
     drawn = decay.drawn([model], count, steps, seed, device=device)
     ours, theirs = (
-        decay.quality_decay(drawn, ratios, watched=0, method=name, scale=scale, reuse=merging.REUSE).set_index(["ratio", "image"])
+        decay.quality_decay(drawn, ratios, watched=0, method=name, scale=scale, reuse=reuse).set_index(["ratio", "image"])
         for name in (method, against)
     )
     work = ["layers", "tokens_before", "tokens_after"]
@@ -111,11 +111,11 @@ def _watched(unet, ratio, way, method, reuse, seed, errors):
         yield
 
 
-def told(count: int = 128, steps: int = 25, device: str = "auto") -> bool:
-    """Print both comparisons with tomesd; False where the default method and reuse are surely worse."""
-    whole = images(count=count, steps=steps, device=device)
+def told(count: int = 128, steps: int = 25, **options) -> bool:
+    """Print both comparisons with tomesd, options method, reuse and device; False where ours is surely worse."""
+    whole = images(count=count, steps=steps, **options)
     print(whole.round(4).to_string(index=False), flush=True)
-    errors = attention_error(device=device)
+    errors = attention_error(**options)
     means = errors.groupby("ratio")[["ours", "theirs"]].mean()
     print(f"relative squared error of attention's output at 4,096 tokens:\n{means.round(5).to_string()}", flush=True)
     return not (whole.verdict == "lower").any() and bool(np.all(means.ours <= means.theirs))

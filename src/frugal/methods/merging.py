@@ -205,10 +205,11 @@ class MergedAttention:
                 f"that the network's last call had ({grid})"
             )
 
-        def attend(queries: Tensor, keys: Tensor | None = None) -> Tensor:
+        def attend(queries: Tensor, keys: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
             if not torch.compiler.is_compiling():  # else the choice itself is counted, where it is used
                 self.merging.observe(self.layer.name, count, (queries if keys is None else keys).shape[1])
-            return self.original(core, queries, encoder_hidden_states=keys)
+            mask = None if sizes is None else sizes.to(queries.dtype).log()[:, None]
+            return self.original(core, queries, encoder_hidden_states=keys, attention_mask=mask)
 
         memory = self.merging.memory
         removed = int(self.merging.ratio * count)

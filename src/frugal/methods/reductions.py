@@ -1,7 +1,8 @@
 """How attention is given fewer tokens: a method is attend, tokens, metric, Call -> output for every token.
 
-`attend(queries, keys=None)` attends from queries [batch, n, channels] to keys, by default to the queries themselves. What a
-method computes from the metric it asks `call.choice` for, so that later steps and layers can have the same.
+`attend(queries, keys=None, sizes=None)` attends from queries [batch, n, channels] to keys, by default to the queries
+themselves, each of which counts as many times as sizes [batch, keys] tells. What a method computes from the metric it asks
+`call.choice` for, so that later steps and layers can have the same.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,21 @@ def tome(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
         return attend(tokens)
     groups = call.choice(groups_of_similar, metric)
     return unmerge(attend(merge(tokens, groups, len(tokens))), groups, len(tokens))
+
+
+def weighted(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
+    """As `tome`, and a merged token counts in attention as many times as it has members.
+
+    So tokens that are alike attend and are attended to as before they were merged; `tome` counts them once. Source:
+    proportional attention, eq. 1 of "Token Merging: Your ViT But Faster" (Bolya et al., arXiv 2210.09461), which the
+    method for diffusion leaves out.
+    """
+    if call.removed == 0:
+        return attend(tokens)
+    groups = call.choice(groups_of_similar, metric)
+    _, _, starts, sizes = groups
+    counts = sizes.index_select(0, starts).unflatten(0, (len(tokens), -1))
+    return unmerge(attend(merge(tokens, groups, len(tokens)), sizes=counts), groups, len(tokens))
 
 
 @reusable
@@ -99,4 +115,4 @@ def spread(metric: Tensor, call: Call) -> Choice:
     return [offset(kept.expand(len(metric), -1), height * width).flatten().int()]
 
 
-METHODS = {"tome": tome, "prune": prune, "todo": todo}
+METHODS = {"tome": tome, "weighted": weighted, "prune": prune, "todo": todo}
