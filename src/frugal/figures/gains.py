@@ -49,27 +49,35 @@ def where_time_goes(found: list[tuple[str, Prediction]], about: About, *, name: 
 
 
 def prediction_against_measurement(points: pd.DataFrame, about: About, *, name: str = "06_prediction") -> Drawn:
-    """Time saved as predicted against time saved as measured at the held-out points, from `gains.held_out`."""
-    with style.canvas(1, 2, size=(9.2, 4.2)) as (figure, grid):
-        for axes, (column, title) in zip(grid, {"predicted": "predict_speedup", "flops": "FLOPs alone"}.items(), strict=True):
-            for backend, rows in points.groupby("backend"):
-                spread = [100 * (rows.measured - rows.low), 100 * (rows.high - rows.measured)]
-                axes.errorbar(100 * rows[column], 100 * rows.measured, yerr=spread, fmt="o" if backend == "fused" else "s",
-                              color=BACKENDS[backend], capsize=2, label=f"{backend} attention", markersize=5)  # fmt: skip
-            ends = [100 * min(points[[column, "low"]].min().min(), 0) - 2, 100 * points[[column, "high"]].max().max() + 2]
-            axes.plot(ends, ends, color=style.FAINT, linewidth=1, linestyle="--")
-            error = 100 * (points[column] - points.measured).abs().median()
-            axes.set(xlim=ends, ylim=ends, xlabel="per cent of the time saved, predicted", title=f"{title}: off by {error:.1f} points")
-        grid[0].set_ylabel("per cent of the time saved, measured")
-        grid[0].legend(loc="upper left")
-    device, nothing = points.device.iloc[0], 100 * points.measured.abs().median()
+    """Time saved as predicted against time saved as measured at the held-out points, from `gains.held_out`: a row a device."""
+    devices = dict(list(points.groupby("device", sort=False)))
+    with style.canvas(len(devices), 2, size=(9.2, 4.2 * len(devices)), squeeze=False) as (figure, grid):
+        for row, (device, some) in zip(grid, devices.items(), strict=True):
+            for axes, (column, title) in zip(row, {"predicted": "predict_speedup", "flops": "FLOPs alone"}.items(), strict=True):
+                _against(axes, some, column, title)
+            row[0].set_ylabel(f"{device}\nper cent of the time saved, measured")
+        grid[0][0].legend(loc="upper left")
+        for axes in grid[-1]:
+            axes.set_xlabel("per cent of the time saved, predicted")
+    nothing = "; ".join(f"{100 * some.measured.abs().median():.1f} points on {device}" for device, some in devices.items())
     caption = (
-        f"Stable Diffusion v1-5's network with random weights at {len(points)} points that were written down before any was measured: ratios "
+        f"Stable Diffusion v1-5's network with random weights at points that were written down before any was measured, {len(points)} in all: ratios "
         f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. Whoever says that nothing changes "
-        f"is off by {nothing:.1f} points. Dashed: as predicted. Bars: 95 % of paired rounds."
+        f"is off by {nothing}. Dashed: as predicted. Bars: 95 % of paired rounds."
     )
     alt = f"Measured against predicted time saved; median errors {words.percent((points.predicted - points.measured).abs().median())} and {words.percent((points.flops - points.measured).abs().median())}."
-    return style.finish(figure, name, alt, caption, replace(about, device=f"{device}, float32"))  # where the points were measured
+    return style.finish(figure, name, alt, caption, replace(about, device=f"{', '.join(devices)}, float32"))  # where the points were measured
+
+
+def _against(axes, points: pd.DataFrame, column: str, title: str) -> None:
+    for backend, rows in points.groupby("backend"):
+        spread = [100 * (rows.measured - rows.low), 100 * (rows.high - rows.measured)]
+        axes.errorbar(100 * rows[column], 100 * rows.measured, yerr=spread, fmt="o" if backend == "fused" else "s",
+                      color=BACKENDS[backend], capsize=2, label=f"{backend} attention", markersize=5)  # fmt: skip
+    ends = [100 * min(points[[column, "low"]].min().min(), 0) - 2, 100 * points[[column, "high"]].max().max() + 2]
+    axes.plot(ends, ends, color=style.FAINT, linewidth=1, linestyle="--")
+    error = 100 * (points[column] - points.measured).abs().median()
+    axes.set(xlim=ends, ylim=ends, title=f"{title}: off by {error:.1f} points")
 
 
 def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *, name: str = "06_resolution") -> Drawn:

@@ -106,13 +106,14 @@ def predictions(
 
 
 def held_out() -> pd.DataFrame:
-    """The points at which the prediction was scored, from the records there are, this machine's before shipped ones.
+    """The points at which the prediction was scored, of each device from its newest record, this machine's before shipped ones.
 
     Columns resolution, backend, ratio, measured, low, high, predicted, flops, device, series; empty where no record is.
     """
-    here, shipped = ([r for r in loaded if r.name == "prediction-score"] for loaded in (records.load_all(), records.load_shipped()))
-    rows = []
-    for record in (here or shipped)[-1:]:
+    found, rows = {}, []
+    for loaded in (records.load_shipped(), records.load_all()):  # what comes later takes the place
+        found |= {r.device["name"]: r for r in sorted(loaded, key=lambda r: r.end) if r.name == "prediction-score"}
+    for record in found.values():
         values = {name: record.values[name] for name in ("measured", "low", "high", "predicted", "flops")}
         for k, point in enumerate(record.asked["points"]):
             rows.append(point | {name: float(v[k]) for name, v in values.items()} | {"device": record.device["name"], "series": record.series})
