@@ -30,7 +30,7 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(EMBEDDED, (64, 128), (80, 160), 128, 4),
-    "quick": Plan((*THESIS, (TEXT, 384, ("fused", "math"))), (128, 192, 256, 384, 512), (80, 160, 320, 640), 384, 4),
+    "quick": Plan((*THESIS, (TEXT, 320, ("fused", "math"))), (128, 192, 256, 384, 512), (80, 160, 320, 640), 384, 4),
     "thesis": Plan(
         (*THESIS, *((TEXT, side, ("fused", "math")) for side in (512, 768, 1024))),
         (256, 384, 512, 768, 1024, 1536, 2048), (80, 160, 320, 640, 1280), 512, 7,
