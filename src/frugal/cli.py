@@ -127,6 +127,7 @@ def bench(
     memory: Annotated[bool | None, typer.Option(help="merging: measure peak memory as well")] = None,
     layer: Annotated[bool | None, typer.Option("--layer", help="merging: one attention layer alone, against the ideal")] = None,
     quality: Annotated[bool | None, typer.Option("--quality", help="merging: images of faces-sd at equal work, against tomesd")] = None,
+    dtype: Annotated[str | None, typer.Option(help="merging: float32, float16 or bfloat16")] = None,
     images: Annotated[int | None, typer.Option(help="merging --quality: how many, by default 128")] = None,
     device: Annotated[str | None, typer.Option(help="merging, batching: auto, cpu, mps, cuda or cuda:N")] = None,
 ):

@@ -23,6 +23,7 @@ from .plan import MERGING, TIMESTEP, Subject, step_input
 from .quality import Estimate
 
 RATIOS = (0.1, 0.3, 0.5, 0.75)
+DTYPES = ("float32", "float16", "bfloat16")
 GIB = 2**30
 
 
@@ -43,10 +44,12 @@ class Bench:
     rounds: int = 5
     memory: bool = True  # whether peak memory is measured as well
     device: str = "auto"
+    dtype: str = "float32"  # in which the network computes
     scale: str = "quick"
 
     def __post_init__(self):
-        for name, got, allowed in (("backends", self.backends, BACKENDS), ("against", [self.against], (library.LIBRARY, None))):
+        choices = (("backends", self.backends, BACKENDS), ("against", [self.against], (library.LIBRARY, None)), ("dtype", [self.dtype], DTYPES))
+        for name, got, allowed in choices:
             if unknown := [item for item in got if item not in allowed]:
                 raise ValueError(f"{name}: got {unknown[0]!r}, allowed are {', '.join(map(str, allowed))}")
         for name in ("ratios", "resolutions"):
@@ -91,7 +94,7 @@ def _change(change: Estimate) -> str:
 
 def network(bench: Bench) -> list[Row]:
     """Measure, or read from this machine's records, and print row by row."""
-    subject, rows = Subject(bench.model, bench.weights, bench.device), []
+    subject, rows = Subject(bench.model, bench.weights, bench.device, precision=bench.dtype), []
     scale = subject.model.image_size // subject.model.latent_shape[1]
     for resolution in bench.resolutions:
         size = (resolution // scale,) * 2
@@ -157,13 +160,13 @@ def _step(runs: dict[str, Run], name: str, step: int, unet, ratio: float, **opti
 
 
 def _peak(subject: Subject, size, backend: str, ratio: float, method: str | None, batch: int, layers) -> dict:
-    arguments = subject.name, subject.weights, subject.place, size, backend, ratio, method or "tome", batch, layers
+    arguments = subject.name, subject.weights, subject.place, subject.dtype, size, backend, ratio, method or "tome", batch, layers
     found = peak_memory(_run, *arguments, prepare=_prepared, device=subject.place)
     return {"extra": {"unit": "B", "values": [found.extra]}}
 
 
-def _prepared(name, weights, device, size, backend, ratio, method, batch, layers):
-    unet = Subject(name, weights, device).model.unet
+def _prepared(name, weights, device, dtype, size, backend, ratio, method, batch, layers):
+    unet = Subject(name, weights, device, precision=dtype).model.unet
     arguments, options = step_input(unet, device=unet.device, size=tuple(size), batch=batch)
     return merge_tokens(unet, ratio, method=method, layers=layers), backend, partial(unet, *arguments, **options)
 
