@@ -54,7 +54,24 @@ def test_resolution_shows_every_way_and_shipped_ones_hollow(about):
     curves = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert curves["tome, reuse 5"] == [0.8, 1.5] and curves["tomesd"] == [0.6, 1.2]
     assert [2.5] in [list(line.get_ydata()) for line in axes.lines if line.get_markerfacecolor() == "white"]
+    several = pd.concat([shipped, shipped.assign(device="a third", speedup=3.5)], ignore_index=True)
+    hollow = [list(line.get_ydata()) for line in gains.along_resolution(table, several, about).figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [2.5] in hollow and [3.5] in hollow  # a line a device
     assert "another" in drawn.caption and "1.50 at 128 pixels" in drawn.alt
+
+
+def test_a_line_a_setting_shows_every_way_and_the_table_what_is_ahead_of_tomesd(about):
+    base = {"device": "a card", "backend": "math", "pixels": 512, "ratio": 0.5, "rounds": 4, "end": ""}
+    ours = base | {"way": "weighted, reuse 2", "change": -0.3, "low": -0.4, "high": -0.2, "lead": -0.1, "lead_low": -0.2, "lead_high": 0.05}
+    theirs = base | {"way": "tomesd", "change": -0.2, "low": -0.25, "high": -0.1}
+    found = pd.DataFrame([ours, theirs, ours | {"pixels": 768, "change": -0.5, "low": -0.6}], columns=measured.WHOLE)
+    drawn = gains.whole_networks(found, about)
+    [axes] = drawn.figure.axes
+    points = {c.get_label(): c.lines[0].get_xdata().tolist() for c in axes.containers}
+    assert points["weighted, reuse 2"] == [-30, -50] and points["tomesd"][0] == -20 and np.isnan(points["tomesd"][1])
+    assert "50%, weighted, reuse 2 at 50%, 768 pixels" in drawn.alt and drawn.caption.count("a card") <= 1
+    table = gains.leads(found).splitlines()
+    assert len(table) == 4 and table[2] == "| a card | 512 px, math | weighted, reuse 2 | -10.0% (-20.0% to +5.0%) |"
 
 
 def test_what_governs_the_gain_is_said_from_the_tables(about):

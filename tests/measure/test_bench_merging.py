@@ -18,7 +18,7 @@ def store(tmp_path, monkeypatch):
 @pytest.fixture
 def subject(text_pipeline, monkeypatch):
     model = zoo.load(text_pipeline)
-    monkeypatch.setattr(bench_merging, "Subject", lambda *_: Subject.of(model))
+    monkeypatch.setattr(bench_merging, "Subject", lambda *_, **__: Subject.of(model))
     return model
 
 
@@ -82,7 +82,7 @@ def test_the_layer_is_that_of_the_network(method, monkeypatch):
     "options, message",
     [
         ({"ratios": "a,b"}, "--ratios: got 'a,b'"), ({"backends": "fast"}, "backends: got 'fast', allowed are fused, math"),
-        ({"against": "todo"}, "against: got 'todo'"), ({"layer": True, "model": "x"}, "--model: got it where it changes nothing"),
+        ({"against": "todo"}, "against: got 'todo'"), ({"dtype": "float8"}, "dtype: got 'float8'"), ({"layer": True, "model": "x"}, "--model: got it where it changes nothing"),
         ({"images": 3}, "--images"), ({"resolutions": "0"}, "resolutions: got"), ({"quality": True, "ratios": "0.5"}, "--ratios"),
     ],
 )  # fmt: skip

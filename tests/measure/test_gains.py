@@ -41,6 +41,23 @@ def test_peaks_are_compared_with_the_untouched_network_of_the_same_step(store, m
     assert (row["pixels"], row["backend"], row["ratio"], row["less"]) == (512, "math", 0.5, 3.0)
 
 
+def test_whole_networks_come_with_the_longer_record_and_half_precision_apart(store, monkeypatch):
+    monkeypatch.setattr(records, "load_shipped", list)
+    assert gains.networks().empty
+    about = {"name": gains.TEXT, "weights": "random", "weights_hash": "x", "revision": None}
+    for rounds, dtype, first in ((4, "float32", 0.8), (6, "float32", 0.9), (4, "float16", 0.7)):
+        asked = {"size": [64, 64], "backend": "fused", "ratios": [0.5], "method": "tome", "against": "tomesd", "reuse": 2, "layers": "auto", "batch": 1, "rounds": rounds}
+        seconds = {"plain": 1.0, "tome 0.5": first, "tome 0.5 later": 0.6, "tomesd 0.5": 1.0}
+        found = {name: {"unit": "s", "values": [value] * rounds} for name, value in seconds.items()}
+        records.measure("time", "merging", asked, lambda found=found: found, scale="quick", model=about, dtype=dtype)
+    table = gains.networks().set_index(["device", "way"])
+    [whole, half] = sorted(table.index.levels[0], key=len)
+    assert half == f"{whole}, float16" and len(table) == 4
+    assert table.change[whole, "tome, reuse 2"] == pytest.approx(-0.25) and table.rounds[whole, "tome, reuse 2"] == 6
+    assert table.lead[half, "tome, reuse 2"] == pytest.approx(-0.35) and table.lead.isna()[half, "tomesd"]
+    assert table.change[half, "tomesd"] == pytest.approx(0)
+
+
 def test_predictions_follow_the_plan_and_know_published_from_embedded(monkeypatch):
     asked = []
     monkeypatch.setattr(gains.Subject, "model", property(lambda self: (self.name, self.weights)))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..models.architectures import published
-from . import merging_layer, records
+from . import cost, merging_layer, records
 from .environment import environment
 from .plan import Subject
 from .predict import Prediction, predict_speedup
 
 COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "ideal", "share", "low", "high", "device", "series"]
+WHOLE = ["device", "pixels", "backend", "ratio", "way", "change", "low", "high", "lead", "lead_low", "lead_high", "rounds", "end"]
 THESIS = (("ddpm-celebahq-256", None, ("fused",)), ("ldm-celebahq-256", None, ("fused",)))  # model, pixels (None: its own), backends
 TEXT = "stable-diffusion-v1-5"
 EMBEDDED = (("faces-ddpm", None, ("fused",)), ("faces-sd", None, ("fused", "math")))
@@ -63,7 +64,7 @@ def shipped_layers(ratio: float = 0.5, channels: int = merging_layer.CHANNELS) -
         asked = record.asked
         if record.name == "merging-layer" and asked["channels"] == channels and ratio in asked["ratios"]:
             found = [share for share in merging_layer.compared(record) if share.ratio == ratio]
-            rows += _rows(found, asked["backend"], asked["resolution"], channels, record.device["name"], "shipped")
+            rows += _rows(found, asked["backend"], asked["resolution"], channels, where(record), "shipped")
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["backend", "pixels"], ignore_index=True, kind="stable")
 
 
@@ -76,13 +77,50 @@ def peaks(model: str = TEXT, method: str = "tome") -> pd.DataFrame:
     for record in (*records.load_shipped(), *records.load_all()):
         if record.name == "merging-memory" and record.model["name"] == model and record.asked["method"] in (None, method):
             asked = record.asked
-            where = record.device["name"], asked["size"][0] * merging_layer.PIXELS, asked["backend"], asked["batch"], str(asked["layers"])
-            found.setdefault(where, {})[asked["ratio"] if asked["method"] else 0] = float(record.values["extra"][0])
+            same = where(record), asked["size"][0] * merging_layer.PIXELS, asked["backend"], asked["batch"], str(asked["layers"])
+            found.setdefault(same, {})[asked["ratio"] if asked["method"] else 0] = float(record.values["extra"][0])
     rows = [
         (pixels, backend, ratio, device, sizes[0] / size)
         for (device, pixels, backend, *_), sizes in found.items() if 0 in sizes for ratio, size in sorted(sizes.items()) if ratio
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["pixels", "backend", "ratio", "device", "less"])
+
+
+def networks(model: str = TEXT) -> pd.DataFrame:
+    """A merged step of a whole network against the untouched one, from shipped records and this machine's of `frugal bench merging`.
+
+    One row a setting and way of merging, WHOLE; change, low, high: of a step's time against the untouched network, lead and its interval
+    against tomesd, nan for tomesd itself, each with 95 % of paired rounds. Of two records of one setting the longer one, then the newer.
+    """
+    rows = []
+    for record in (*records.load_shipped(), *records.load_all()):
+        if record.name == "merging" and record.model["name"] == model and record.asked["batch"] == 1 and record.asked["layers"] == "auto":
+            rows += _compared(record)
+    found = pd.DataFrame(rows, columns=WHOLE).sort_values(["rounds", "end"], kind="stable")
+    found = found.drop_duplicates(["device", "pixels", "backend", "ratio", "way"], keep="last")
+    return found.sort_values(["device", "backend", "pixels", "ratio", "way"], ignore_index=True)
+
+
+def _compared(record: records.Record) -> list[tuple]:
+    asked, values, rows = record.asked, record.values, []
+    about = where(record), asked["size"][0] * merging_layer.PIXELS, asked["backend"]
+    for ratio in asked["ratios"]:
+        ours, theirs = f"{asked['method']} {ratio:g}", values.get(f"{asked['against']} {ratio:g}")
+        merged = merging_layer.over_period(values[ours], values.get(f"{ours} later", values[ours]), asked["reuse"])
+        ways = {f"{asked['method']}, reuse {asked['reuse']}": merged} | ({} if theirs is None else {asked["against"]: theirs})
+        for way, seconds in ways.items():
+            change, lead = cost.paired_interval(values["plain"], seconds), [float("nan")] * 3
+            if theirs is not None and way != asked["against"]:
+                against = cost.paired_interval(theirs, seconds)
+                lead = [against.value, against.low, against.high]
+            rows.append((*about, ratio, way, change.value, change.low, change.high, *lead, asked["rounds"], record.end))
+    return rows
+
+
+def where(record: records.Record) -> str:
+    """The device of a record, with the numbers it computed in where these are not float32."""
+    dtype = record.device["dtype"]
+    return record.device["name"] + ("" if dtype == "float32" else f", {dtype}")
 
 
 def _rows(shares, backend: str, side: int, width: int, device: str, series: str) -> list[tuple]:
