@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugal.methods.matching import Call, bipartite_matching, cell_size, draw_destinations
+from frugal.methods.matching import Call, bipartite_matching, by_window, cell_size, draw_destinations, match, window_size
 
 SIDES = st.integers(2, 20)
 RATIOS = st.floats(0, 0.9)
@@ -139,3 +139,58 @@ def test_more_than_the_sources_is_refused():
         cell_size(2, 2, 4)
     with pytest.raises(ValueError, match="allowed is 0 to 12, the number of sources"):
         bipartite_matching(torch.randn(1, 16, 2), Call("a", (4, 4), 12, (0.0,), 0).destinations("cpu"), 13)
+
+
+# Within windows
+
+
+def by_hand(metric, destinations, removed, window, grid):
+    """The place of every token of one image; pairs one by one."""
+    where = [(t // grid[1] // window[0], t % grid[1] // window[1]) for t in range(grid[0] * grid[1])]
+    order = sorted(range(len(where)), key=lambda t: (where[t], t))
+    destinations = [t for t in order if t in destinations.tolist()]
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    pairs = []
+    for source in (t for t in order if t not in destinations):
+        near = [d for d in destinations if where[d] == where[source]]
+        alike = [float(unit[source] @ unit[d]) for d in near]
+        pairs.append((max(alike), source, near[alike.index(max(alike))]))
+    pairs.sort(key=lambda pair: -pair[0])
+    place = {d: k for k, d in enumerate(destinations)}
+    place |= {source: place[d] for _, source, d in pairs[:removed]}
+    return [(place | {source: len(destinations) + k for k, (_, source, _) in enumerate(pairs[removed:])})[t] for t in range(len(where))]
+
+
+@pytest.mark.parametrize(
+    "grid, window, ratio",
+    [((8, 8), (4, 4), 0.5), ((8, 12), (4, 6), 0.75), ((6, 7), (2, 7), 0.3), ((9, 4), (9, 2), 0.6), ((12, 6), (6, 6), 0.9), ((5, 7), (5, 7), 0.5)],
+)
+@pytest.mark.parametrize("timesteps", [(0.0,), (10.0, 20.0)])
+def test_matching_within_windows_is_that_by_hand(grid, window, ratio, timesteps):
+    metric = torch.randn(2, grid[0] * grid[1], 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    call = Call("layer", grid, int(ratio * grid[0] * grid[1]), timesteps, 0)
+    destinations, cell = call.destinations("cpu"), cell_size(*grid, call.removed)
+    assert all(length == side or side % step == 0 for length, side, step in zip(grid, window, cell, strict=True))
+    slot = match(metric, destinations, call.removed, by_window(grid, window, "cpu"))
+    for image, drawn in enumerate(destinations.expand(2, -1)):
+        assert slot[image].tolist() == by_hand(metric[image], drawn, call.removed, window, grid)
+
+
+@given(SIDES, SIDES, RATIOS)
+def test_one_window_is_the_whole_matching(height, width, ratio):
+    tokens, destinations, removed, *_ = matched(height, width, ratio)
+    whole = match(tokens, destinations, removed)
+    assert torch.equal(match(tokens, destinations, removed, by_window((height, width), (height, width), "cpu")), whole)
+
+
+@given(st.integers(2, 200), st.integers(1, 9), st.sampled_from([4, 16, 32]))
+def test_windows_are_equal_near_their_size_and_of_whole_cells(length, step, side):
+    rows, columns = window_size((length, 64), (min(step, length), 2), side)
+    assert columns == side and length % rows == 0
+    assert rows == length or (rows % step == 0 and 2 * rows >= side)
+    assert rows == length or length > side
+
+
+def test_windows_are_tokens_that_are_neighbours():
+    assert by_window((4, 6), (2, 3), "cpu").tolist() == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14, 18, 19, 20], [15, 16, 17, 21, 22, 23]]
+    assert by_window((64, 64), (16, 16), "cpu").shape == (16, 256)

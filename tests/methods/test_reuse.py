@@ -274,8 +274,8 @@ def test_weighted_merging_of_equal_tokens_changes_nothing(ratio):
     cells = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0)).unflatten(1, (4, 4))
     tokens = cells.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)  # four equal ones in every cell of an 8x8 grid
 
-    def attend(queries, sizes=None):
-        return attention(queries, attention_mask=None if sizes is None else sizes.log()[:, None])
+    def attend(queries, bias=None):
+        return attention(queries, attention_mask=None if bias is None else bias[:, None])
 
     with torch.no_grad():
         exact = attention(tokens)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Closure = Callable[[Tensor], Tensor]
 Choice = list[Tensor]  # what a method computes from the tokens, and what a later step or layer may use again
+WINDOW = 16  # tokens a side, about: where only tokens near one another are compared
 
 
 @dataclass(frozen=True)
@@ -108,20 +109,52 @@ def bipartite_matching(metric: Tensor, destinations: Tensor, removed: int) -> tu
     return partial(merge, groups=groups, batch=batch), partial(unmerge, groups=groups, batch=batch)
 
 
+@lru_cache
+def window_size(grid: tuple[int, int], cell: tuple[int, int], side: int) -> tuple[int, int]:
+    """Rows and columns of the equal windows that a grid is divided into, each of whole cells.
+
+    Along an axis the divisor of its length nearest to `side`, of at least half of that; else, and where it is no longer than
+    `side`, the whole length.
+    """
+    rows, columns = (
+        min((n for n in range(1, length + 1) if n == length or length % n == n % step == 0 and 2 * n >= side), key=lambda n: abs(n - side))
+        for length, step in zip(grid, cell, strict=True)
+    )
+    return rows, columns
+
+
+def by_window(grid: tuple[int, int], window: tuple[int, int], device: torch.device) -> Tensor:
+    """The indices of the tokens of each window: int64 [windows, tokens of one]."""
+    (height, width), (rows, columns) = grid, window
+    index = torch.arange(height * width, device=device).view(height // rows, rows, width // columns, columns)
+    return index.transpose(1, 2).reshape(-1, rows * columns)
+
+
 @torch.no_grad()
-def match(metric: Tensor, destinations: Tensor, removed: int) -> Tensor:
-    """The place of every token among those kept, int64 [batch, tokens]: the destinations first, then the sources left."""
+def match(metric: Tensor, destinations: Tensor, removed: int, within: Tensor | None = None) -> Tensor:
+    """The place of every token among those kept, int64 [batch, tokens]: the destinations first, then the sources left.
+
+    within: int64 [windows, tokens of one], each with as many destinations. A source is compared with those of its own window
+    alone, and the most similar pairs of all windows are merged. None: one window.
+    """
     batch, count, _ = metric.shape
     cells = destinations.shape[1]
     places = torch.arange(count, device=metric.device).expand(batch, -1)
+    if within is None:
+        within = places[:1]
+    each = cells // len(within)
     is_destination = metric.new_zeros(len(destinations), count, dtype=torch.uint8).scatter_(1, destinations, 1)
+    local = is_destination[:, within].argsort(dim=-1, stable=True)  # of a window's tokens: the sources, then the destinations
+    first = torch.arange(len(within), device=metric.device)[:, None]
+    order = within[first, local]
     sources, destinations = (
-        part.expand(batch, -1)
-        for part in is_destination.argsort(dim=1, stable=True).split([count - cells, cells], dim=1)
+        part.flatten(1).expand(batch, -1) for part in order.split([within.shape[1] - each, each], dim=-1)
     )
     metric = metric.contiguous()
     unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
-    best, partner = (pick(unit, sources) @ pick(unit, destinations).mT).max(dim=-1)
+    ours, theirs = (pick(unit, index).unflatten(1, (len(within), -1)) for index in (sources, destinations))
+    best, partner = (ours @ theirs.mT).max(dim=-1)
+    best, partner = best.flatten(1), (partner + first * each).flatten(1)
     ranking = best.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(ranking).scatter_(1, ranking, places[:, : count - cells])
     slot = torch.empty_like(places, memory_format=torch.contiguous_format)

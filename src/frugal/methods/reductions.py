@@ -1,8 +1,8 @@
 """How attention is given fewer tokens: a method is attend, tokens, metric, Call -> output for every token.
 
-`attend(queries, keys=None, sizes=None)` attends from queries [batch, n, channels] to keys, by default to the queries
-themselves, each of which counts as many times as sizes [batch, keys] tells. What a method computes from the metric it asks
-`call.choice` for, so that later steps and layers can have the same.
+`attend(queries, keys=None, bias=None)` attends from queries [batch, n, channels] to keys, by default to the queries
+themselves, with bias [batch, keys] added to their logits. What a method computes from the metric it asks `call.choice` for,
+so that later steps and layers can have the same.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .matching import Call, Choice, cell_size, grouped, match, merge, rows, unmerge
+from .matching import WINDOW, Call, Choice, by_window, cell_size, grouped, match, merge, rows, unmerge, window_size
 from .reuse import reusable
 
 Attend = Callable[..., Tensor]
@@ -29,14 +29,13 @@ def weighted(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tens
 
     So tokens that are alike attend and are attended to as before they were merged; `tome` counts them once. Source:
     proportional attention, eq. 1 of "Token Merging: Your ViT But Faster" (Bolya et al., arXiv 2210.09461), which the
-    method for diffusion leaves out.
+    method for diffusion leaves out. Matching within windows is ours, in the spirit of the local regions of ToMA (Lu et al.,
+    arXiv 2509.10918): neighbours are the likeliest to be alike.
     """
     if call.removed == 0:
         return attend(tokens)
-    groups = call.choice(groups_of_similar, metric)
-    _, _, starts, sizes = groups
-    counts = sizes.index_select(0, starts).unflatten(0, (len(tokens), -1))
-    return unmerge(attend(merge(tokens, groups, len(tokens)), sizes=counts), groups, len(tokens))
+    *groups, logs = call.choice(groups_of_similar_nearby, metric)
+    return unmerge(attend(merge(tokens, groups, len(tokens)), bias=logs), groups, len(tokens))
 
 
 @reusable
@@ -44,6 +43,17 @@ def groups_of_similar(metric: Tensor, call: Call) -> Choice:
     """Groups by bipartite soft matching with random destinations."""
     slot = match(call.compared(metric), call.destinations(metric.device), call.removed)
     return grouped(call.everywhere(slot), metric.shape[1] - call.removed)
+
+
+@reusable
+def groups_of_similar_nearby(metric: Tensor, call: Call) -> Choice:
+    """Such groups, matched within windows of about WINDOW x WINDOW tokens; last the logarithm of each one's size, [batch, kept]."""
+    window = window_size(call.grid, cell_size(*call.grid, call.removed), WINDOW)
+    within = by_window(call.grid, window, metric.device)
+    slot = match(call.compared(metric), call.destinations(metric.device), call.removed, within)
+    groups = grouped(call.everywhere(slot), metric.shape[1] - call.removed)
+    _, _, starts, sizes = groups
+    return [*groups, sizes.index_select(0, starts).to(metric.dtype).log().unflatten(0, (len(metric), -1))]
 
 
 def prune(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
