@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugal.methods.matching import Call, bipartite_matching, by_window, cell_size, draw_destinations, match, window_size
+from frugal.methods import matching
+from frugal.methods.matching import (
+    Call,
+    bipartite_matching,
+    by_window,
+    cell_size,
+    draw_destinations,
+    match,
+    window_size,
+)
 
 SIDES = st.integers(2, 20)
 RATIOS = st.floats(0, 0.9)
@@ -141,18 +150,22 @@ def test_more_than_the_sources_is_refused():
         bipartite_matching(torch.randn(1, 16, 2), Call("a", (4, 4), 12, (0.0,), 0).destinations("cpu"), 13)
 
 
-# Within windows
+# In parts
 
 
 def by_hand(metric, destinations, removed, window, grid):
-    """The place of every token of one image; pairs one by one."""
+    """The place of every token of one image, pair by pair: of the same window, or of the same stretch along `principal`."""
     where = [(t // grid[1] // window[0], t % grid[1] // window[1]) for t in range(grid[0] * grid[1])]
     order = sorted(range(len(where)), key=lambda t: (where[t], t))
     destinations = [t for t in order if t in destinations.tolist()]
+    sources = [t for t in order if t not in destinations]
     unit = torch.nn.functional.normalize(metric, dim=-1)
+    along = (unit @ matching.principal(unit[None, destinations])[0])[:, 0].tolist()
+    parts = max(n for n in range(1, 9) if len(sources) % n == len(destinations) % n == 0)
+    stretch = {t: k * parts // len(ts) for ts in (sources, destinations) for k, t in enumerate(sorted(ts, key=lambda t: along[t]))}
     pairs = []
-    for source in (t for t in order if t not in destinations):
-        near = [d for d in destinations if where[d] == where[source]]
+    for source in sources:
+        near = [d for d in destinations if where[d] == where[source] or (window != grid and stretch[d] == stretch[source])]
         alike = [float(unit[source] @ unit[d]) for d in near]
         pairs.append((max(alike), source, near[alike.index(max(alike))]))
     pairs.sort(key=lambda pair: -pair[0])
@@ -166,7 +179,7 @@ def by_hand(metric, destinations, removed, window, grid):
     [((8, 8), (4, 4), 0.5), ((8, 12), (4, 6), 0.75), ((6, 7), (2, 7), 0.3), ((9, 4), (9, 2), 0.6), ((12, 6), (6, 6), 0.9), ((5, 7), (5, 7), 0.5)],
 )
 @pytest.mark.parametrize("timesteps", [(0.0,), (10.0, 20.0)])
-def test_matching_within_windows_is_that_by_hand(grid, window, ratio, timesteps):
+def test_matching_in_parts_is_that_by_hand(grid, window, ratio, timesteps):
     metric = torch.randn(2, grid[0] * grid[1], 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     call = Call("layer", grid, int(ratio * grid[0] * grid[1]), timesteps, 0)
     destinations, cell = call.destinations("cpu"), cell_size(*grid, call.removed)
@@ -194,3 +207,11 @@ def test_windows_are_equal_near_their_size_and_of_whole_cells(length, step, side
 def test_windows_are_tokens_that_are_neighbours():
     assert by_window((4, 6), (2, 3), "cpu").tolist() == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14, 18, 19, 20], [15, 16, 17, 21, 22, 23]]
     assert by_window((64, 64), (16, 16), "cpu").shape == (16, 256)
+
+
+def test_the_principal_direction():
+    vectors = torch.randn(2, 50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1, 1, 1, 1, 1]) + 5
+    found = matching.principal(vectors)
+    assert torch.allclose(found.norm(dim=1), torch.ones(2, 1)) and (found[:, 0].abs() > 0.95).all()
+    assert torch.equal(matching.principal(torch.ones(1, 5, 3).half()), torch.zeros(1, 3, 1).half())
+    assert matching.common_parts(3072, 1024) == 8 and matching.common_parts(15, 9) == 3 and matching.common_parts(3655, 441) == 1

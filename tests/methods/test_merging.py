@@ -90,7 +90,7 @@ def run_tomesd(unet, monkeypatch, ratio, order):
 def test_equals_tomesd_with_the_same_destinations(text, monkeypatch, ratio):
     text = copy.deepcopy(text)
     whole = run(text)
-    with merge_tokens(text, ratio, reuse=1) as merging:
+    with merge_tokens(text, ratio, method="tome", reuse=1) as merging:
         ours = run(text)
     theirs = run_tomesd(text, monkeypatch, ratio, [row["layer"] for row in merging.report()])
     assert torch.allclose(ours, theirs, atol=1e-5)

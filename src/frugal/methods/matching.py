@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 Closure = Callable[[Tensor], Tensor]
 Choice = list[Tensor]  # what a method computes from the tokens, and what a later step or layer may use again
-WINDOW = 16  # tokens a side, about: where only tokens near one another are compared
+WINDOW = 16  # tokens a side, about: larger grids may be matched in parts, their windows and
+STRETCHES = 8  # as many, at most, of the direction in which tokens differ most
+ITERATIONS = 4  # of the power method: an order is wanted, not a direction to many digits
 
 
 @dataclass(frozen=True)
@@ -134,32 +136,73 @@ def by_window(grid: tuple[int, int], window: tuple[int, int], device: torch.devi
 def match(metric: Tensor, destinations: Tensor, removed: int, within: Tensor | None = None) -> Tensor:
     """The place of every token among those kept, int64 [batch, tokens]: the destinations first, then the sources left.
 
-    within: int64 [windows, tokens of one], each with as many destinations. A source is compared with those of its own window
-    alone, and the most similar pairs of all windows are merged. None: one window.
+    within: int64 [windows, tokens of one], each with as many destinations: where there are several, a source is compared with
+    some destinations alone, as `most_similar_nearby` tells. The most similar pairs of the whole grid are merged all the same.
     """
     batch, count, _ = metric.shape
     cells = destinations.shape[1]
     places = torch.arange(count, device=metric.device).expand(batch, -1)
     if within is None:
         within = places[:1]
-    each = cells // len(within)
     is_destination = metric.new_zeros(len(destinations), count, dtype=torch.uint8).scatter_(1, destinations, 1)
     local = is_destination[:, within].argsort(dim=-1, stable=True)  # of a window's tokens: the sources, then the destinations
-    first = torch.arange(len(within), device=metric.device)[:, None]
-    order = within[first, local]
+    windows = torch.arange(len(within), device=metric.device)[:, None]
     sources, destinations = (
-        part.flatten(1).expand(batch, -1) for part in order.split([within.shape[1] - each, each], dim=-1)
+        part.flatten(1).expand(batch, -1)
+        for part in within[windows, local].split([(count - cells) // len(within), cells // len(within)], dim=-1)
     )
     metric = metric.contiguous()
     unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
-    ours, theirs = (pick(unit, index).unflatten(1, (len(within), -1)) for index in (sources, destinations))
-    best, partner = (ours @ theirs.mT).max(dim=-1)
-    best, partner = best.flatten(1), (partner + first * each).flatten(1)
+    search = most_similar if len(within) == 1 else most_similar_nearby
+    best, partner = search(unit, sources, destinations, len(within))
     ranking = best.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(ranking).scatter_(1, ranking, places[:, : count - cells])
     slot = torch.empty_like(places, memory_format=torch.contiguous_format)
     slot.scatter_(1, destinations, places[:, :cells])
     return slot.scatter_(1, sources, torch.where(rank < removed, partner, rank + (cells - removed)))
+
+
+def most_similar(unit: Tensor, sources: Tensor, destinations: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    """Of every source the cosine with the most similar destination of its part, and that one's place: both [batch, sources].
+
+    unit [batch, tokens, channels] of length 1; sources and destinations int64 [batch, n], part by part, all parts of one size.
+    """
+    ours, theirs = (pick(unit, index).unflatten(1, (parts, -1)) for index in (sources, destinations))
+    best, partner = (ours @ theirs.mT).max(dim=-1)
+    first = torch.arange(parts, device=unit.device)[:, None] * theirs.shape[2]
+    return best.flatten(1), (partner + first).flatten(1)
+
+
+def most_similar_nearby(unit: Tensor, sources: Tensor, destinations: Tensor, windows: int) -> tuple[Tensor, Tensor]:
+    """The same among the destinations of the source's window and those of its stretch of the first principal component.
+
+    Tokens that are alike are neighbours, or lie far apart in the image but close along the direction in which tokens differ
+    most. Windows alone lose more of what the whole grid would find, and stretches alone a little more than both.
+    """
+    best, partner = most_similar(unit, sources, destinations, windows)
+    along = (unit @ principal(pick(unit, destinations))).squeeze(-1)
+    in_order, goals = (along.gather(1, index).argsort(dim=1, stable=True) for index in (sources, destinations))
+    parts = common_parts(sources.shape[1], destinations.shape[1])
+    alike, found = most_similar(unit, sources.gather(1, in_order), destinations.gather(1, goals), parts)
+    alike = torch.empty_like(best).scatter_(1, in_order, alike)
+    found = torch.empty_like(partner).scatter_(1, in_order, goals.gather(1, found))
+    return torch.maximum(best, alike), torch.where(alike > best, found, partner)
+
+
+def principal(vectors: Tensor) -> Tensor:
+    """About the direction in which vectors [batch, n, channels] differ most, by power iteration: [batch, channels, 1]."""
+    apart = vectors - vectors.mean(dim=1, keepdim=True)
+    direction = apart[:, :1].mT
+    for _ in range(ITERATIONS):
+        direction = apart.mT @ (apart @ direction)
+        direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
+    return direction
+
+
+@lru_cache
+def common_parts(*counts: int) -> int:
+    """The largest number up to STRETCHES that divides all counts."""
+    return max(n for n in range(1, STRETCHES + 1) if math.gcd(*counts) % n == 0)
 
 
 def pick(tokens: Tensor, index: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def weighted(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tens
 
     So tokens that are alike attend and are attended to as before they were merged; `tome` counts them once. Source:
     proportional attention, eq. 1 of "Token Merging: Your ViT But Faster" (Bolya et al., arXiv 2210.09461), which the
-    method for diffusion leaves out. Matching within windows is ours, in the spirit of the local regions of ToMA (Lu et al.,
-    arXiv 2509.10918): neighbours are the likeliest to be alike.
+    method for diffusion leaves out. Large grids are matched in parts, which is ours; windows are in the spirit of the local
+    regions of ToMA (Lu et al., arXiv 2509.10918).
     """
     if call.removed == 0:
         return attend(tokens)
@@ -47,7 +47,7 @@ def groups_of_similar(metric: Tensor, call: Call) -> Choice:
 
 @reusable
 def groups_of_similar_nearby(metric: Tensor, call: Call) -> Choice:
-    """Such groups, matched within windows of about WINDOW x WINDOW tokens; last the logarithm of each one's size, [batch, kept]."""
+    """Such groups, matched in parts where the grid is larger than a window; last the logarithms of their sizes, [batch, kept]."""
     window = window_size(call.grid, cell_size(*call.grid, call.removed), WINDOW)
     within = by_window(call.grid, window, metric.device)
     slot = match(call.compared(metric), call.destinations(metric.device), call.removed, within)
