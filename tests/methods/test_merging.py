@@ -324,6 +324,34 @@ def test_both_halves_of_guidance_share_destinations(text):
     assert torch.equal(keyword[0], first)
 
 
+# Defaults, and grids larger than a window
+
+
+def test_the_default_is_weighted_merging_for_two_steps(text):
+    assert (merging_module.METHOD, merging_module.REUSE) == ("weighted", 2)
+    default = run_merged(text)
+    assert torch.equal(default, run_merged(text, method="weighted", reuse=2))
+    assert not torch.equal(default, run_merged(text, method="tome", reuse=2))
+
+
+def run_merged(unet, **options):
+    with merge_tokens(unet, 0.5, **options) as merging:
+        output = run(unet)
+    assert merging.reuse == merging_module.REUSE
+    return output
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+@pytest.mark.parametrize("ratio", [0.3, 0.75])
+def test_grids_matched_in_parts_report_what_tomesd_reports(text, size, ratio):
+    reports = []
+    for method in ("weighted", "tome", "tomesd"):
+        with merge_tokens(text, ratio, method=method) as merging:
+            run(text, size)
+        reports.append(merging.report())
+    assert reports[0] == reports[1] == reports[2]
+
+
 # Refusals
 
 

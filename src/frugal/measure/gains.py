@@ -71,7 +71,8 @@ def shipped_layers(ratio: float = 0.5, channels: int = merging_layer.CHANNELS) -
 def peaks(model: str = TEXT, methods: Iterable[str] = (METHOD, "tome")) -> pd.DataFrame:
     """Peak memory of a step above the loaded network, from this machine's records and shipped ones of `frugal bench merging`.
 
-    Columns pixels, backend, ratio, device, less (the untouched network's peak over the merged one's); empty where no record is.
+    `methods` are alike in memory: of the same step the last record counts. Columns pixels, backend, ratio, device, less (the
+    untouched network's peak over the merged one's); empty where no record is.
     """
     found: dict[tuple, dict[tuple, float]] = {}
     for record in (*records.load_shipped(), *records.load_all()):
