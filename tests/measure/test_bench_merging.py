@@ -63,7 +63,7 @@ def test_the_layer_and_its_ways(monkeypatch):
     monkeypatch.setattr(merging_layer, "CHANNELS", 16)
     rows = merging_layer.shares((0.5, 0.9), 64, reuse=(3, 1), rounds=2, scale="smoke")
     assert [(row.ratio, row.way) for row in rows] == [
-        (0.5, "tome, reuse 3"), (0.5, "tome, reuse 1"), (0.5, "tomesd"), (0.9, "tome, reuse 3"), (0.9, "tome, reuse 1"),
+        (0.5, "weighted, reuse 3"), (0.5, "weighted, reuse 1"), (0.5, "tomesd"), (0.9, "weighted, reuse 3"), (0.9, "weighted, reuse 1"),
     ]  # fmt: skip
     assert all(np.isclose(row.ideal / row.speedup, row.milliseconds * row.ideal / row.speedup / row.milliseconds) for row in rows)
 

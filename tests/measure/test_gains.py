@@ -3,6 +3,7 @@
 import pytest
 
 from frugal.measure import gains, records
+from frugal.methods.merging import METHOD
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def test_predictions_follow_the_plan_and_know_published_from_embedded(monkeypatc
     monkeypatch.setattr(gains, "predict_speedup", lambda model, *rest, **options: asked.append((model, *rest)) or "said")
     found = gains.predictions((("faces-sd", None, ("fused", "math")), ("ldm-celebahq-256", 256, ("fused",))), 0.25)
     assert found == [("faces-sd", "said")] * 2 + [("ldm-celebahq-256", "said")]
-    assert asked[1] == (("faces-sd", "embedded"), "tome", 0.25, None, "math")
-    assert asked[2] == (("ldm-celebahq-256", "random"), "tome", 0.25, 256, "fused")
+    assert asked[1] == (("faces-sd", "embedded"), METHOD, 0.25, None, "math")
+    assert asked[2] == (("ldm-celebahq-256", "random"), METHOD, 0.25, 256, "fused")
 
 
 def test_held_out_points_come_from_this_machine_before_others(store, monkeypatch):

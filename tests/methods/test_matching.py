@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugal.methods.matching import Call, bipartite_matching, cell_size, draw_destinations
+from frugal.methods import matching
+from frugal.methods.matching import Call, bipartite_matching, cell_size, draw_destinations, match
 
 SIDES = st.integers(2, 20)
 RATIOS = st.floats(0, 0.9)
@@ -139,3 +140,44 @@ def test_more_than_the_sources_is_refused():
         cell_size(2, 2, 4)
     with pytest.raises(ValueError, match="allowed is 0 to 12, the number of sources"):
         bipartite_matching(torch.randn(1, 16, 2), Call("a", (4, 4), 12, (0.0,), 0).destinations("cpu"), 13)
+
+
+# In parts
+
+
+def by_hand(metric, drawn, removed, parts):
+    """The place of every token of one image, pair by pair of the same part along `principal`."""
+    destinations = sorted(drawn.tolist())
+    sources = [t for t in range(len(metric)) if t not in destinations]
+    unit = torch.nn.functional.normalize(metric, dim=-1)
+    along = (unit @ matching.principal(unit[None, destinations])[0])[:, 0].tolist()
+    parts = max(n for n in range(1, parts + 1) if len(sources) % n == len(destinations) % n == 0)
+    part = {t: k * parts // len(ts) for ts in (sources, destinations) for k, t in enumerate(sorted(ts, key=lambda t: along[t]))}
+    pairs = []
+    for source in sources:
+        near = [d for d in destinations if part[d] == part[source]]
+        alike = [float(unit[source] @ unit[d]) for d in near]
+        pairs.append((max(alike), source, near[alike.index(max(alike))]))
+    pairs.sort(key=lambda pair: -pair[0])
+    place = {d: k for k, d in enumerate(destinations)}
+    place |= {source: place[d] for _, source, d in pairs[:removed]}
+    return [(place | {source: len(destinations) + k for k, (_, source, _) in enumerate(pairs[removed:])})[t] for t in range(len(metric))]
+
+
+@pytest.mark.parametrize("grid, ratio", [((8, 8), 0.5), ((8, 12), 0.75), ((6, 7), 0.3), ((9, 4), 0.6), ((12, 6), 0.9), ((5, 7), 0.5)])
+@pytest.mark.parametrize("timesteps", [(0.0,), (10.0, 20.0)])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_matching_in_parts_is_that_by_hand(grid, ratio, timesteps, parts):
+    metric = torch.randn(2, grid[0] * grid[1], 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    call = Call("layer", grid, int(ratio * grid[0] * grid[1]), timesteps, 0)
+    destinations = call.destinations("cpu")
+    slot = match(metric, destinations, call.removed, parts)
+    for image, drawn in enumerate(destinations.expand(2, -1)):
+        assert slot[image].tolist() == by_hand(metric[image], drawn, call.removed, parts)
+
+
+def test_the_principal_direction():
+    vectors = torch.randn(2, 50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1, 1, 1, 1, 1]) + 5
+    found = matching.principal(vectors)
+    assert torch.allclose(found.norm(dim=1), torch.ones(2, 1)) and (found[:, 0].abs() > 0.95).all()
+    assert torch.equal(matching.principal(torch.ones(1, 5, 3).half()), torch.zeros(1, 3, 1).half())

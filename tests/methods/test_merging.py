@@ -90,7 +90,7 @@ def run_tomesd(unet, monkeypatch, ratio, order):
 def test_equals_tomesd_with_the_same_destinations(text, monkeypatch, ratio):
     text = copy.deepcopy(text)
     whole = run(text)
-    with merge_tokens(text, ratio, reuse=1) as merging:
+    with merge_tokens(text, ratio, method="tome", reuse=1) as merging:
         ours = run(text)
     theirs = run_tomesd(text, monkeypatch, ratio, [row["layer"] for row in merging.report()])
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -322,6 +322,34 @@ def test_both_halves_of_guidance_share_destinations(text):
         keyword = text(sample=x, timestep=7, encoder_hidden_states=prompt).sample
     assert torch.allclose(first, second, atol=1e-6)
     assert torch.equal(keyword[0], first)
+
+
+# Defaults, and tokens matched in parts
+
+
+def test_the_default_is_weighted_merging_for_two_steps(text):
+    assert (merging_module.METHOD, merging_module.REUSE) == ("weighted", 2)
+    default = run_merged(text)
+    assert torch.equal(default, run_merged(text, method="weighted", reuse=2))
+    assert not torch.equal(default, run_merged(text, method="tome", reuse=2))
+
+
+def run_merged(unet, **options):
+    with merge_tokens(unet, 0.5, **options) as merging:
+        output = run(unet)
+    assert merging.reuse == merging_module.REUSE
+    return output
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+@pytest.mark.parametrize("ratio", [0.3, 0.75])
+def test_tokens_matched_in_parts_report_what_tomesd_reports(text, size, ratio):
+    reports = []
+    for method in ("weighted", "tome", "tomesd"):
+        with merge_tokens(text, ratio, method=method) as merging:
+            run(text, size)
+        reports.append(merging.report())
+    assert reports[0] == reports[1] == reports[2]
 
 
 # Refusals

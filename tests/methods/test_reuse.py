@@ -235,6 +235,16 @@ def test_a_compiled_network_refreshes_reuses_and_counts_as_the_plain_one(unet, m
     torch._dynamo.reset()
 
 
+def test_tokens_matched_in_parts_are_compiled_as_well(unet, matchings):
+    torch._dynamo.reset()
+    x, time, words = noise(size=32), torch.tensor(50), torch.zeros(2, 5, 12)
+    with torch.no_grad(), merge_tokens(unet, 0.5, method="weighted"):
+        plain, made = unet(x, time, words).sample, len(matchings)
+        found = torch.compile(unet, backend="eager", fullgraph=True)(x, time, words).sample
+    assert torch.allclose(found, plain, atol=1e-5) and made == BLOCKS
+    torch._dynamo.reset()
+
+
 # Methods
 
 
@@ -274,8 +284,8 @@ def test_weighted_merging_of_equal_tokens_changes_nothing(ratio):
     cells = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0)).unflatten(1, (4, 4))
     tokens = cells.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)  # four equal ones in every cell of an 8x8 grid
 
-    def attend(queries, sizes=None):
-        return attention(queries, attention_mask=None if sizes is None else sizes.log()[:, None])
+    def attend(queries, bias=None):
+        return attention(queries, attention_mask=None if bias is None else bias[:, None])
 
     with torch.no_grad():
         exact = attention(tokens)
@@ -283,6 +293,22 @@ def test_weighted_merging_of_equal_tokens_changes_nothing(ratio):
     assert off["weighted"] < 1e-5
     if ratio < 0.75:  # there all groups are of one size, and counting once is as good
         assert off["tome"] > 1e-3
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.75, 0.9])
+def test_weighted_merging_of_a_large_grid_gives_halves_one_choice_and_its_logarithms(ratio):
+    metric = torch.randn(3, 1024, 8, generator=torch.Generator().manual_seed(0))
+    kept = 1024 - int(ratio * 1024)
+    *alone, logs = reductions.groups_with_sizes(metric, call(32, ratio))
+    *both, doubled = reductions.groups_with_sizes(torch.cat([metric, metric]), call(32, ratio, halves=2))
+    assert torch.equal(both[0], torch.cat([alone[0], alone[0] + 3 * kept])) and torch.equal(doubled, torch.cat([logs, logs]))
+    assert torch.equal(logs.exp().round().long(), torch.stack([places.bincount(minlength=kept) for places in alone[0].long().view(3, -1) - kept * torch.arange(3)[:, None]]))
+
+
+def test_small_grids_are_matched_whole_by_both_kinds_of_merging():
+    metric = torch.randn(2, 256, 8, generator=torch.Generator().manual_seed(0))
+    whole, parts = reductions.groups_of_similar(metric, call(16, 0.5)), reductions.groups_with_sizes(metric, call(16, 0.5))
+    assert len(parts) == len(whole) + 1 and all(map(torch.equal, whole, parts))
 
 
 def test_pruning_copies_the_most_like_token():

@@ -36,7 +36,7 @@ class Bench:
     ratios: tuple[float, ...] = RATIOS
     resolutions: tuple[int, ...] = (512,)  # of the image, pixels
     backends: tuple[str, ...] = ("fused",)  # of attention: fused, math
-    method: str = "tome"
+    method: str = merging.METHOD
     reuse: int = merging.REUSE
     against: str | None = library.LIBRARY
     layers: str | int = "auto"
@@ -160,7 +160,7 @@ def _step(runs: dict[str, Run], name: str, step: int, unet, ratio: float, **opti
 
 
 def _peak(subject: Subject, size, backend: str, ratio: float, method: str | None, batch: int, layers) -> dict:
-    arguments = subject.name, subject.weights, subject.place, subject.dtype, size, backend, ratio, method or "tome", batch, layers
+    arguments = subject.name, subject.weights, subject.place, subject.dtype, size, backend, ratio, method or merging.METHOD, batch, layers
     found = peak_memory(_run, *arguments, prepare=_prepared, device=subject.place)
     return {"extra": {"unit": "B", "values": [found.extra]}}
 
@@ -187,13 +187,13 @@ def alone(
     for resolution in resolutions:
         for backend in backends:
             for row in merging_layer.shares(tuple(ratios), resolution, backend, device=device, **options):
-                known = resolution == 512 and backend == "fused" and row.way == f"tome, reuse {merging.REUSE}"
+                known = resolution == 512 and backend == "fused" and row.way == f"{merging.METHOD}, reuse {merging.REUSE}"
                 least = merging_layer.LEAST.get(row.ratio) if known else None
                 met &= least is None or row.share.value >= least
                 verdict = "" if least is None else f"; at least {least}: {'met' if row.share.value >= least else 'MISSED'}"
                 print(f"{resolution:5} px {backend:5} {row}{verdict}", flush=True)
             for ratio in ratios if memory else ():
-                ways = (None, options.get("method", "tome"), *[library.LIBRARY] * (ratio <= library.TOMESD_LARGEST_RATIO))
+                ways = (None, options.get("method", merging.METHOD), *[library.LIBRARY] * (ratio <= library.TOMESD_LARGEST_RATIO))
                 peaks = {way or "untouched": merging_layer.peak_bytes(ratio, way, resolution, backend, device) for way in ways}
                 told = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in peaks.items())
                 print(f"{resolution:5} px {backend:5} ratio {ratio:.2f}: peak MiB: {told}", flush=True)

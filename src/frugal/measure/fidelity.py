@@ -23,7 +23,7 @@ RATIOS = (0.25, 0.5, 0.75)
 
 def images(
     model="faces-sd", ratios: Sequence[float] = RATIOS, count: int = 128, steps: int = 25, seed: int = 0, *,
-    method: str = "tome", reuse: int = merging.REUSE, against: str = library.LIBRARY, scale: str = "quick", device="auto",
+    method: str = merging.METHOD, reuse: int = merging.REUSE, against: str = library.LIBRARY, scale: str = "quick", device="auto",
 ) -> pd.DataFrame:  # fmt: skip
     """PSNR (dB) and SSIM of both methods to the unmerged images, and the mean paired difference with its 95 % interval.
 
@@ -53,7 +53,7 @@ def images(
 @torch.no_grad()
 def attention_error(
     model: str = "faces-sd", ratios: Sequence[float] = RATIOS, count: int = 4, steps: int = 25, *,
-    method: str = "tome", reuse: int = merging.REUSE, seed: int = 0, size: int = 256, device="auto",
+    method: str = merging.METHOD, reuse: int = merging.REUSE, seed: int = 0, size: int = 256, device="auto",
 ) -> pd.DataFrame:  # fmt: skip
     """Relative squared error of the attention layers' output against the untouched layers on the same input, by image.
 

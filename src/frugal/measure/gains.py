@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..methods.merging import METHOD
 from ..models.architectures import published
 from . import cost, merging_layer, records
 from .environment import environment
@@ -68,14 +69,15 @@ def shipped_layers(ratio: float = 0.5, channels: int = merging_layer.CHANNELS) -
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["backend", "pixels"], ignore_index=True, kind="stable")
 
 
-def peaks(model: str = TEXT, method: str = "tome") -> pd.DataFrame:
+def peaks(model: str = TEXT, methods: Iterable[str] = (METHOD, "tome")) -> pd.DataFrame:
     """Peak memory of a step above the loaded network, from this machine's records and shipped ones of `frugal bench merging`.
 
-    Columns pixels, backend, ratio, device, less (the untouched network's peak over the merged one's); empty where no record is.
+    `methods` are alike in memory: of the same step the last record counts. Columns pixels, backend, ratio, device, less (the
+    untouched network's peak over the merged one's); empty where no record is.
     """
     found: dict[tuple, dict[tuple, float]] = {}
     for record in (*records.load_shipped(), *records.load_all()):
-        if record.name == "merging-memory" and record.model["name"] == model and record.asked["method"] in (None, method):
+        if record.name == "merging-memory" and record.model["name"] == model and record.asked["method"] in (None, *methods):
             asked = record.asked
             same = where(record), asked["size"][0] * merging_layer.PIXELS, asked["backend"], asked["batch"], str(asked["layers"])
             found.setdefault(same, {})[asked["ratio"] if asked["method"] else 0] = float(record.values["extra"][0])
@@ -139,7 +141,7 @@ def predictions(
     for name, pixels, backends in networks:
         model = Subject.of((name, "random" if published(name) else "embedded"), device).model
         for backend in backends:
-            found.append((name, predict_speedup(model, "tome", ratio, pixels, backend, seed=seed, rounds=rounds, scale=scale)))
+            found.append((name, predict_speedup(model, METHOD, ratio, pixels, backend, seed=seed, rounds=rounds, scale=scale)))
     return found
 
 

@@ -23,7 +23,7 @@ from .quality import Estimate
 
 BATCH, CHANNELS, HEAD, PIXELS = 2, 320, 40, 8  # of SD v1-5: both halves of guidance; channels a head; pixels a token's side
 RATIOS = (0.25, 0.5, 0.75)
-LEAST = {0.25: 0.9, 0.5: 0.9, 0.75: 0.75}  # share of the ideal speed-up that the default method is to reach
+LEAST = {0.25: 0.9, 0.5: 0.9, 0.75: 0.75}  # share of the ideal speed-up that the default method and reuse are to reach
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def shares(
     reuse: Sequence[int] = (merging.REUSE, 1),
     rounds: int = 7,
     *,
-    method: str = "tome", channels: int = CHANNELS, device="cpu", dtype=torch.float32, scale: str = "quick",
+    method: str = merging.METHOD, channels: int = CHANNELS, device="cpu", dtype=torch.float32, scale: str = "quick",
 ) -> list[Share]:  # fmt: skip
     """Each way at each ratio, with tomesd beside it: a step is averaged over a period of reuse with the matching in it.
 
@@ -135,7 +135,7 @@ def _first(merged: Merging, attention: Attention, tokens: Tensor) -> Tensor:
     return attention(tokens)
 
 
-def peak_bytes(ratio: float, method: str | None = "tome", resolution: int = 512, backend: str = "math", device="cpu") -> int:
+def peak_bytes(ratio: float, method: str | None = merging.METHOD, resolution: int = 512, backend: str = "math", device="cpu") -> int:
     """Peak memory of one call of the layer with its matching, above the loaded one; method None: untouched."""
     arguments = method, ratio, resolution // PIXELS, backend, str(device)
     return memory.peak_memory(_call, *arguments, prepare=_prepared, device=device).extra

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from ..methods import merging
 from . import layertimes
 from .layertimes import Question
 
@@ -64,7 +65,7 @@ class Prediction:
 
 def predict_speedup(
     unet_or_model: nn.Module,                          # UNet2DModel, UNet2DConditionModel, zoo.Model or a pipeline
-    method: str = "tome",                              # as for merge_tokens
+    method: str = merging.METHOD,                      # as for merge_tokens
     ratio: float = 0.5,                                # share of tokens removed, in [0, 0.9]
     resolution: int | tuple[int, int] | None = None,   # pixels of the image: side, or height and width; None: its own
     backend: str | None = None,                        # of attention: "fused", "math" or None, as it is now

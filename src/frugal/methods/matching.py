@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Closure = Callable[[Tensor], Tensor]
 Choice = list[Tensor]  # what a method computes from the tokens, and what a later step or layer may use again
+ITERATIONS = 4  # of the power method: an order is wanted, not a direction to many digits
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,11 @@ def bipartite_matching(metric: Tensor, destinations: Tensor, removed: int) -> tu
 
 
 @torch.no_grad()
-def match(metric: Tensor, destinations: Tensor, removed: int) -> Tensor:
-    """The place of every token among those kept, int64 [batch, tokens]: the destinations first, then the sources left."""
+def match(metric: Tensor, destinations: Tensor, removed: int, parts: int = 1) -> Tensor:
+    """The place of every token among those kept, int64 [batch, tokens]: the destinations first, then the sources left.
+
+    `parts` above 1: a source is compared with a share of the destinations alone, see `most_similar`.
+    """
     batch, count, _ = metric.shape
     cells = destinations.shape[1]
     places = torch.arange(count, device=metric.device).expand(batch, -1)
@@ -121,12 +125,46 @@ def match(metric: Tensor, destinations: Tensor, removed: int) -> Tensor:
     )
     metric = metric.contiguous()
     unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
-    best, partner = (pick(unit, sources) @ pick(unit, destinations).mT).max(dim=-1)
+    best, partner = most_similar(unit, sources, destinations) if parts == 1 else most_similar_along(unit, sources, destinations, parts)
     ranking = best.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(ranking).scatter_(1, ranking, places[:, : count - cells])
     slot = torch.empty_like(places, memory_format=torch.contiguous_format)
     slot.scatter_(1, destinations, places[:, :cells])
     return slot.scatter_(1, sources, torch.where(rank < removed, partner, rank + (cells - removed)))
+
+
+def most_similar(unit: Tensor, sources: Tensor, destinations: Tensor, parts: int = 1) -> tuple[Tensor, Tensor]:
+    """Of every source the cosine with the most similar destination of its part, and that one's place: both [batch, sources].
+
+    unit [batch, tokens, channels] of length 1; sources and destinations int64 [batch, n], part by part, all of one size.
+    """
+    ours, theirs = (pick(unit, index).unflatten(1, (parts, -1)) for index in (sources, destinations))
+    best, partner = (ours @ theirs.mT).max(dim=-1)
+    first = torch.arange(parts, device=unit.device)[:, None] * theirs.shape[2]
+    return best.flatten(1), (partner + first).flatten(1)
+
+
+def most_similar_along(unit: Tensor, sources: Tensor, destinations: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    """The same where both are divided along the direction in which the destinations differ most, into `parts` or fewer.
+
+    Tokens that are alike lie close together along any direction, and this one tells most of them apart.
+    """
+    along = (unit @ principal(pick(unit, destinations))).squeeze(-1)
+    ours, theirs = (along.gather(1, index).argsort(dim=1, stable=True) for index in (sources, destinations))
+    parts = max(n for n in range(1, parts + 1) if math.gcd(ours.shape[1], theirs.shape[1]) % n == 0)
+    best, partner = most_similar(unit, sources.gather(1, ours), destinations.gather(1, theirs), parts)
+    partner = theirs.gather(1, partner)
+    return tuple(torch.empty_like(found).scatter_(1, ours, found) for found in (best, partner))
+
+
+def principal(vectors: Tensor) -> Tensor:
+    """About the direction in which vectors [batch, n, channels] differ most, by power iteration: [batch, channels, 1]."""
+    apart = vectors - vectors.mean(dim=1, keepdim=True)
+    direction = apart[:, :1].mT
+    for _ in range(ITERATIONS):
+        direction = apart.mT @ (apart @ direction)
+        direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
+    return direction
 
 
 def pick(tokens: Tensor, index: Tensor) -> Tensor:

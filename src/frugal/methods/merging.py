@@ -24,16 +24,17 @@ from .reductions import METHODS
 from .reuse import Memory, Run
 
 LARGEST_RATIO = 0.9
-REUSE, LONGEST_REUSE = 3, 10  # steps
+METHOD, REUSE = "weighted", 2  # the defaults; by quality at equal work, `frugal bench merging --quality`
+LONGEST_REUSE = 10  # steps
 __all__ = [
-    "LIBRARY", "METHODS", "REUSE", "TOMESD_LARGEST_RATIO", "Layer", "Merging", "is_merged", "merge_tokens", "select", "self_attentions",
+    "LIBRARY", "METHOD", "METHODS", "REUSE", "TOMESD_LARGEST_RATIO", "Layer", "Merging", "is_merged", "merge_tokens", "select", "self_attentions",
 ]  # fmt: skip
 
 
 def merge_tokens(
     unet: UNet2DModel | UNet2DConditionModel,
     ratio: float,                                # share of tokens removed, in [0, 0.9]; for "todo" of keys and values
-    method: str = "tome",                        # a name in METHODS, or "tomesd", the original library (ratio <= 0.75)
+    method: str = METHOD,                        # a name in METHODS, or "tomesd", the original library (ratio <= 0.75)
     layers: str | int | Sequence[str] = "auto",  # "auto", the largest downsampling factor, or names of layers
     seed: int = 0,                               # of the destinations, 0 or more
     reuse: int = REUSE,                          # steps for which the choice of tokens is good, 1 (never reused) to 10
@@ -42,7 +43,7 @@ def merge_tokens(
 
     "auto" means the highest attention resolution of a network with transformer blocks and every self-attention of the
     others. With `reuse` of 2 or more the blocks of one transformer share a choice as well, as do the halves of guidance in
-    `frugal.sample`; 1 is the published method. Destinations depend on seed, layer and time step alone. In a loop of your own a
+    `frugal.sample`; method "tome" with 1 is the published one. Destinations depend on seed, layer and time step alone. In a loop of your own a
     changed time step begins a step, and `.reset()` an image. Ratio 0 leaves the network untouched. Raises ValueError for
     bad arguments, for a network already merged and for a ratio above 0 that would remove nothing; where the size of the
     input is what decides, the network's call raises it.
@@ -82,7 +83,7 @@ class Merging:
 
     def __init__(
         self, unet: UNet2DModel | UNet2DConditionModel, ratio: float, layers: list[Layer], seed: int,
-        reuse: int = 1, method: str = "tome",
+        reuse: int = 1, method: str = METHOD,
     ):  # fmt: skip
         self.unet, self.ratio, self.layers, self.seed, self.reuse = unet, ratio, layers, seed, reuse
         settings = id(unet), ratio, tuple(layer.name for layer in layers), seed, reuse, method
@@ -205,10 +206,10 @@ class MergedAttention:
                 f"that the network's last call had ({grid})"
             )
 
-        def attend(queries: Tensor, keys: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
+        def attend(queries: Tensor, keys: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
             if not torch.compiler.is_compiling():  # else the choice itself is counted, where it is used
                 self.merging.observe(self.layer.name, count, (queries if keys is None else keys).shape[1])
-            mask = None if sizes is None else sizes.to(queries.dtype).log()[:, None]
+            mask = None if bias is None else bias.to(queries.dtype)[:, None]
             return self.original(core, queries, encoder_hidden_states=keys, attention_mask=mask)
 
         memory = self.merging.memory

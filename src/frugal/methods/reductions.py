@@ -1,8 +1,8 @@
 """How attention is given fewer tokens: a method is attend, tokens, metric, Call -> output for every token.
 
-`attend(queries, keys=None, sizes=None)` attends from queries [batch, n, channels] to keys, by default to the queries
-themselves, each of which counts as many times as sizes [batch, keys] tells. What a method computes from the metric it asks
-`call.choice` for, so that later steps and layers can have the same.
+`attend(queries, keys=None, bias=None)` attends from queries [batch, n, channels] to keys, by default to the queries
+themselves, with bias [batch, keys] added to their logits. What a method computes from the metric it asks `call.choice` for,
+so that later steps and layers can have the same.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from .matching import Call, Choice, cell_size, grouped, match, merge, rows, unme
 from .reuse import reusable
 
 Attend = Callable[..., Tensor]
+FEW, PARTS = 256, 2  # tokens that are all compared with one another; into which more are divided to be compared
 
 
 def tome(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
@@ -29,14 +30,12 @@ def weighted(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tens
 
     So tokens that are alike attend and are attended to as before they were merged; `tome` counts them once. Source:
     proportional attention, eq. 1 of "Token Merging: Your ViT But Faster" (Bolya et al., arXiv 2210.09461), which the
-    method for diffusion leaves out.
+    method for diffusion leaves out. Many tokens are compared in parts, see `matching.most_similar_along`; that is ours.
     """
     if call.removed == 0:
         return attend(tokens)
-    groups = call.choice(groups_of_similar, metric)
-    _, _, starts, sizes = groups
-    counts = sizes.index_select(0, starts).unflatten(0, (len(tokens), -1))
-    return unmerge(attend(merge(tokens, groups, len(tokens)), sizes=counts), groups, len(tokens))
+    *groups, logs = call.choice(groups_with_sizes, metric)
+    return unmerge(attend(merge(tokens, groups, len(tokens)), bias=logs), groups, len(tokens))
 
 
 @reusable
@@ -44,6 +43,16 @@ def groups_of_similar(metric: Tensor, call: Call) -> Choice:
     """Groups by bipartite soft matching with random destinations."""
     slot = match(call.compared(metric), call.destinations(metric.device), call.removed)
     return grouped(call.everywhere(slot), metric.shape[1] - call.removed)
+
+
+@reusable
+def groups_with_sizes(metric: Tensor, call: Call) -> Choice:
+    """Such groups, matched in PARTS where there are many tokens, and the logarithms of their sizes, [batch, kept]."""
+    parts = PARTS if metric.shape[1] > FEW and metric.device.type == "cpu" else 1  # a GPU compares all sooner than it sorts them
+    slot = match(call.compared(metric), call.destinations(metric.device), call.removed, parts)
+    groups = grouped(call.everywhere(slot), metric.shape[1] - call.removed)
+    _, _, starts, sizes = groups
+    return [*groups, sizes.index_select(0, starts).to(metric.dtype).log().unflatten(0, (len(metric), -1))]
 
 
 def prune(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
