@@ -91,14 +91,14 @@ def whole_networks(found: pd.DataFrame, about: About, *, name: str = "06_network
                 rows = settings.merge(found[(found.way == way) & (found.ratio == ratio)], how="left")
                 spread = [100 * (rows.change - rows.low), 100 * (rows.high - rows.change)]
                 axes.errorbar(100 * rows.change, rows.index + shift, xerr=spread, fmt=marker, color=colour, label=way, markersize=4.5, capsize=2)
-            axes.set(title=f"{ratio:.0%} merged", xlabel="change of a step's time, %")
+            axes.set(title=f"{ratio:.0%} merged", xlabel="change, %")
             axes.grid(axis="y", visible=False)
         grid[0][0].set_yticks(settings.index, [f"{row.device}\n{row.pixels} px, {row.backend}" for row in settings.itertuples()], fontsize=7)
         grid[0][0].invert_yaxis()
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(ways))
     caption = (
-        "A step of Stable Diffusion v1-5's network, random weights, batch 1, with tokens merged: left of the line it is faster than untouched. `tomesd` removes the same "
+        "Change of the time of a step of Stable Diffusion v1-5's network, random weights, batch 1, with tokens merged: left of the line it is faster than untouched. `tomesd` removes the same "
         "tokens of the same layers. Medians and 95 % of paired rounds; measured on the devices named, float32 where nothing else stands."
     )
     best = found.loc[found.change.idxmin()]
