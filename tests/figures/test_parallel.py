@@ -57,7 +57,9 @@ def test_the_price_of_a_batch_and_the_seconds_foretold(about):
     assert len(right.get_legend().texts) == 4 and right.get_xlim() == right.get_ylim()
     assert "16 states cost 2.0 calls of one" in drawn.alt
     drawn.figure.canvas.draw()
-    assert len(parallel.price(batches(), summary(), about, shipped=batches()[:0]).figure.axes[0].get_legend().texts) == 2
+    assert "a large chip" in drawn.caption
+    for none in (batches()[:0], shipped.assign(model="another")):  # another network's price is another
+        assert len(parallel.price(batches(), summary(), about, shipped=none).figure.axes[0].get_legend().texts) == 2
 
 
 def test_the_table_tells_calls_rows_seconds_and_losses():

@@ -61,17 +61,19 @@ def pictures(front: Front, about: About, *, name: str = "09_pictures") -> Drawn:
 
 
 def price(measured: pd.DataFrame, summary: pd.DataFrame, about: About, *, shipped: pd.DataFrame | None = None, name: str = "09_price") -> Drawn:
-    """What a batch costs, from `batching.batching`; and an image's seconds foretold from it against measured ones."""
+    """What a batch costs, from `batching.batching`, hollow what is shipped of the same model; and an image's seconds foretold from it against measured ones."""
+    elsewhere = measured[:0] if shipped is None else shipped[shipped.model == measured.model.iloc[0]]
     with style.canvas(1, 2, size=(9.2, 3.9)) as (figure, (left, right)):
         left.errorbar(measured.batch, measured.price, yerr=[measured.price - measured.price_low, measured.price_high - measured.price],
                       fmt="o-", color=style.PALETTE[0], capsize=2, label="here")  # fmt: skip
-        for k, (device, rows) in enumerate(shipped.groupby("device") if shipped is not None and len(shipped) else ()):
+        for k, (device, rows) in enumerate(elsewhere.groupby("device")):
             left.plot(rows.batch, rows.price, f"{style.MARKERS[k + 1]}:", color=style.PALETTE[k + 1], label=device, **HOLLOW)
         left.plot(measured.batch, measured.batch, color=style.FAINT, linewidth=1, linestyle="--", label="as many times as states")
         left.axhline(1, color=style.FAINT, linewidth=1)
         left.set(xscale="log", yscale="log", xlabel="states in one call", ylabel="price, in calls of one state", title="What a batch costs")
         for axis in (left.xaxis, left.yaxis):
-            axis.set_ticks(measured.batch, [str(batch) for batch in measured.batch])
+            batches = sorted({*measured.batch, *elsewhere.batch})
+            axis.set_ticks(batches, [str(batch) for batch in batches])
         left.minorticks_off()
         left.legend()
         for k, row in enumerate(summary.itertuples()):
@@ -83,7 +85,7 @@ def price(measured: pd.DataFrame, summary: pd.DataFrame, about: About, *, shippe
     caption = (
         f"Left, the price of one network call of {measured.model.iloc[0]} over its batch, medians and quartiles of interleaved rounds. Right, seconds of an image "
         "against calls times the price of their mean rows: the network alone. Off the dashed line: sweeps, decoding and noise of the clock."
-    )
+    ) + (f" Hollow: shipped measurements of {', '.join(elsewhere.device.unique())}." if len(elsewhere) else "")
     alt = f"Price over batch: {measured.batch.iloc[-1]} states cost {measured.price.iloc[-1]:.1f} calls of one. Seconds measured against foretold for {len(summary)} ways to sample."
     return style.finish(figure, name, alt, caption, about)
 
