@@ -3,9 +3,11 @@
 import json
 
 import nbformat
+import pandas as pd
 import pytest
 
 from frugal.figures import readme
+from frugal.measure import gains
 from frugal.models import cards
 
 
@@ -78,3 +80,14 @@ def test_what_a_model_makes_of_its_captions_is_said_from_its_card(monkeypatch):
     assert "limit 95.0 %), guidance 2, 256 captions; 1,234 images seen in 10 minutes on a processor" in told
     monkeypatch.setattr(cards, "read", lambda name: card)
     assert "not evaluated" in readme.captioned()
+
+
+def test_the_default_way_of_merging_is_told_of_every_device(monkeypatch):
+    row = {"device": "a card, float16", "pixels": 768, "backend": "math", "ratio": 0.5, "way": "weighted, reuse 2", "change": -0.5, "low": -0.6, "high": -0.4,
+           "lead": 0.02, "lead_low": -0.01, "lead_high": 0.04}  # fmt: skip
+    others = [row | {"ratio": 0.75}, row | {"way": "tome, reuse 3"}, row | {"way": "tomesd", "lead": float("nan")}]
+    monkeypatch.setattr(gains, "networks", lambda: pd.DataFrame([row, *others], columns=gains.WHOLE))
+    *_, line = readme.merged().splitlines()
+    assert line == "| a card, float16 | 768 px | math | -50.0% (-60.0% to -40.0%) | +2.0% (-1.0% to +4.0%) |" and readme.merged().count("a card") == 1
+    monkeypatch.setattr(gains, "networks", lambda: pd.DataFrame(columns=gains.WHOLE))
+    assert "not measured yet: `frugal bench merging`" in readme.merged()

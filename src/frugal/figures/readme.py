@@ -7,8 +7,9 @@ from pathlib import Path
 import nbformat
 
 from .. import paths
-from ..measure import records
+from ..measure import gains, records
 from ..measure.environment import environment
+from ..methods import merging
 from ..methods.samplers import sample
 from ..models import cards, faces, zoo
 from . import sheets, shipped, style, words
@@ -69,6 +70,21 @@ def table(numbers: dict) -> str:
     steps = f"{numbers['image_steps']:.0f}"
     note = f"Seconds for {steps} steps, batch 1, without decoding, scaled from single steps; interval of 95 %. Measured by `make book` on {about().device}."
     return "\n".join([*lines, "", note])
+
+
+def merged(ratio: float = 0.5) -> str:
+    """What the default way of merging changed in a step of Stable Diffusion's network, wherever it was measured: a sentence and a table."""
+    found = gains.networks()
+    found = found[(found.ratio == ratio) & (found.way == f"{merging.METHOD}, reuse {merging.REUSE}")]
+    if not len(found):
+        return "What merging changes in a step of Stable Diffusion is not measured yet: `frugal bench merging` does it."
+    cells = [
+        [f"{value:+.1%} ({low:+.1%} to {high:+.1%})" for value, low, high in ((row.change, row.low, row.high), (row.lead, row.lead_low, row.lead_high))]
+        for row in found.itertuples()
+    ]  # fmt: skip
+    rows = [(row.device, f"{row.pixels} px", row.backend, *told) for row, told in zip(found.itertuples(), cells, strict=True)]
+    said = f"A step of Stable Diffusion v1-5 with {ratio:.0%} of the tokens merged, `{merging.METHOD}`, random weights, batch 1 (`frugal bench merging`): change of its time."
+    return said + "\n\n" + markdown(["device", "image", "attention", "against the untouched network", "against `tomesd` at equal work"], rows)
 
 
 def marks() -> str:
@@ -135,7 +151,7 @@ def write(root: Path) -> None:
     readme = root / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     numbers = json.loads((root / "_build" / "numbers.json").read_text())
-    middle = "\n\n".join([BEGIN, table(numbers), shipped.elsewhere(), marks(), captioned(), END])
+    middle = "\n\n".join([BEGIN, table(numbers), merged(), shipped.elsewhere(), marks(), captioned(), END])
     picture().save(root / "book" / "_static")
     before, _, rest = f"{before}{middle}{rest.partition(END)[2]}".partition(FIGURES)
     readme.write_text("\n\n".join([before + FIGURES, figures(root), END_FIGURES + rest.partition(END_FIGURES)[2]]))
