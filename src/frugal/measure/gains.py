@@ -59,11 +59,11 @@ def layer_gains(
 
 
 def shipped_layers(ratio: float = 0.5, channels: int = merging_layer.CHANNELS) -> pd.DataFrame:
-    """The same from shipped records, of other machines or longer runs; empty where there are none."""
+    """The same of the default method from shipped records, of other machines or longer runs; empty where there are none."""
     rows = []
     for record in records.load_shipped():
         asked = record.asked
-        if record.name == "merging-layer" and asked["channels"] == channels and ratio in asked["ratios"]:
+        if record.name == "merging-layer" and asked["method"] == METHOD and asked["channels"] == channels and ratio in asked["ratios"]:
             found = [share for share in merging_layer.compared(record) if share.ratio == ratio]
             rows += _rows(found, asked["backend"], asked["resolution"], channels, where(record), "shipped")
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["backend", "pixels"], ignore_index=True, kind="stable")
