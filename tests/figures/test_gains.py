@@ -48,16 +48,15 @@ def test_points_are_drawn_against_what_was_predicted(about):
 
 def test_resolution_shows_every_way_and_shipped_ones_hollow(about):
     table = pd.concat([layers(pixels=[64, 128], speedup=[0.8, 1.5]), layers(pixels=[64, 128], way=["tomesd"] * 2, speedup=[0.6, 1.2])], ignore_index=True)
-    shipped = layers(pixels=[256], speedup=[2.5], series=["shipped"], device=["another"])
-    drawn = gains.along_resolution(table, shipped, about)
-    [axes] = drawn.figure.axes
-    curves = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    shipped = layers(pixels=[256, 512], speedup=[2.5, 3.5], series=["shipped"] * 2, device=["another"] * 2)
+    alone = layers(pixels=[512], speedup=[9.0], series=["shipped"], device=["a third"])  # a point is no axis
+    drawn = gains.along_resolution(table, pd.concat([shipped, alone], ignore_index=True), about)
+    here, there = drawn.figure.axes
+    curves = {line.get_label(): list(line.get_ydata()) for line in here.lines}
     assert curves["tome, reuse 5"] == [0.8, 1.5] and curves["tomesd"] == [0.6, 1.2]
-    assert [2.5] in [list(line.get_ydata()) for line in axes.lines if line.get_markerfacecolor() == "white"]
-    several = pd.concat([shipped, shipped.assign(device="a third", speedup=3.5)], ignore_index=True)
-    hollow = [list(line.get_ydata()) for line in gains.along_resolution(table, several, about).figure.axes[0].lines if line.get_markerfacecolor() == "white"]
-    assert [2.5] in hollow and [3.5] in hollow  # a line a device
-    assert "another" in drawn.caption and "1.50 at 128 pixels" in drawn.alt
+    assert [2.5, 3.5] in [list(line.get_ydata()) for line in there.lines if line.get_markerfacecolor() == "white"]
+    assert "another" in there.get_title("left") and "another" in drawn.caption and "third" not in drawn.caption
+    assert "1.50 at 128 pixels" in drawn.alt and len(gains.along_resolution(table, shipped[:0], about).figure.axes) == 1
 
 
 def test_a_line_a_setting_shows_every_way_and_the_table_what_is_ahead_of_tomesd(about):

@@ -1,5 +1,6 @@
 """Figures of the chapter on merging that pays: where the time goes, what was predicted, and what governs the gain."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -117,25 +118,29 @@ def leads(found: pd.DataFrame) -> str:
 
 
 def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *, name: str = "06_resolution") -> Drawn:
-    """Speed-up of the attention layer against the image's side, for each backend, from `gains.layer_gains`; hollow: shipped."""
-    backends, ways = list(table.backend.unique()), list(table.way.unique())
-    with style.canvas(1, len(backends), size=(9.2, 4.0), squeeze=False, sharey=True) as (figure, grid):
-        for axes, backend in zip(grid[0], backends, strict=True):
-            for rows, hollow in ((table, {}), *((some, HOLLOW) for _, some in shipped.groupby("device"))):
-                rows = rows[rows.backend == backend]
-                ideal = rows.drop_duplicates("pixels")
-                axes.plot(ideal.pixels, ideal.ideal, "k:" if hollow else "k--", linewidth=1, label=None if hollow else "ideal: no overhead")
-                for way, colour, marker in zip(ways, style.PALETTE, style.MARKERS, strict=False):
-                    some = rows[rows.way == way]
-                    label = None if hollow else way
-                    axes.plot(some.pixels, some.speedup, f"{marker}{':' if hollow else '-'}", color=colour, label=label, markersize=5, **hollow)
+    """Speed-up of the attention layer against the image's side, for each backend, from `gains.layer_gains`; hollow: shipped, a panel a device."""
+    ways, panels = list(table.way.unique()), [(f"{backend} attention", rows, {}) for backend, rows in table.groupby("backend", sort=False)]
+    elsewhere = shipped[shipped.groupby(["device", "backend"]).pixels.transform("nunique") > 1] if len(shipped) else shipped
+    panels += [(f"{backend}, {device}", rows, HOLLOW) for (device, backend), rows in elsewhere.groupby(["device", "backend"])]
+    height = -(-len(panels) // 2)
+    with style.canvas(height, min(2, len(panels)), size=(9.2, 3.4 * height), squeeze=False, sharey=True) as (figure, grid):
+        for axes, panel in itertools.zip_longest(grid.flat, panels):
+            if panel is None:
+                axes.set_axis_off()
+                continue
+            title, rows, hollow = panel
+            ideal, sides = rows.drop_duplicates("pixels"), sorted(rows.pixels.unique())
+            axes.plot(ideal.pixels, ideal.ideal, "k--", linewidth=1, label="ideal: no overhead")
+            for way, colour, marker in zip(ways, style.PALETTE, style.MARKERS, strict=False):
+                some = rows[rows.way == way]
+                axes.plot(some.pixels, some.speedup, f"{marker}{':' if hollow else '-'}", color=colour, label=way, markersize=5, **hollow)
             axes.axhline(1, color=style.FAINT, linewidth=1)
-            axes.set(xscale="log", yscale="log", title=f"{backend} attention", xlabel="side of the image, pixels (a token covers 8)")
-            sides = sorted({*table.pixels, *shipped.pixels})
+            axes.set(xscale="log", yscale="log", title=title, xlabel="side of the image, pixels (a token covers 8)")
             axes.set_xticks(sides, [str(side) for side in sides], fontsize=7.5)
-            axes.set_yticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
+            axes.set_yticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
             axes.minorticks_off()
-        grid[0][0].set_ylabel("speed-up of the layer")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("speed-up of the layer")
         grid[0][0].legend(fontsize=8)
     best = table.loc[table.speedup.idxmax()]
     caption = (
@@ -143,8 +148,8 @@ def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *
         "over the resolution of the image: below 1 merging costs more than it saves. The dashed line is the same layer on the tokens that are kept. "
         "Medians of interleaved rounds."
     )
-    if len(shipped):
-        caption += f" Hollow: shipped measurements of {', '.join(shipped.device.unique())}."
+    if len(elsewhere):
+        caption += f" Hollow: shipped measurements of {'; '.join(elsewhere.device.unique())}."
     alt = f"Speed-up over resolution; the largest is {best.speedup:.2f} at {best.pixels} pixels, {best.backend} attention, {best.way}."
     return style.finish(figure, name, alt, caption, about)
 
