@@ -88,6 +88,7 @@ def test_the_default_way_of_merging_is_told_of_every_device(monkeypatch):
     others = [row | {"ratio": 0.75}, row | {"way": "tome, reuse 3"}, row | {"way": "tomesd", "lead": float("nan")}]
     monkeypatch.setattr(gains, "networks", lambda: pd.DataFrame([row, *others], columns=gains.WHOLE))
     *_, line = readme.merged().splitlines()
+    assert "faster in 1 of 1 settings, slower in 0" in readme.merged()
     assert line == "| a card, float16 | 768 px | math | -50.0% (-60.0% to -40.0%) | +2.0% (-1.0% to +4.0%) |" and readme.merged().count("a card") == 1
     monkeypatch.setattr(gains, "networks", lambda: pd.DataFrame(columns=gains.WHOLE))
     assert "not measured yet: `frugal bench merging`" in readme.merged()

@@ -83,7 +83,8 @@ def merged(ratio: float = 0.5) -> str:
         for row in found.itertuples()
     ]  # fmt: skip
     rows = [(row.device, f"{row.pixels} px", row.backend, *told) for row, told in zip(found.itertuples(), cells, strict=True)]
-    said = f"A step of Stable Diffusion v1-5 with {ratio:.0%} of the tokens merged, `{merging.METHOD}`, random weights, batch 1 (`frugal bench merging`): change of its time."
+    said = f"A step of Stable Diffusion v1-5 with {ratio:.0%} of the tokens merged, `{merging.METHOD}`, random weights, batch 1 (`frugal bench merging`): change of its time, "
+    said += f"faster in {(found.high < 0).sum()} of {len(found)} settings, slower in {(found.low > 0).sum()}. Why it depends so is chapter 6."
     return said + "\n\n" + markdown(["device", "image", "attention", "against the untouched network", "against `tomesd` at equal work"], rows)
 
 
