@@ -68,7 +68,7 @@ def test_a_line_a_setting_shows_every_way_and_the_table_what_is_ahead_of_tomesd(
     [axes] = drawn.figure.axes
     points = {c.get_label(): c.lines[0].get_xdata().tolist() for c in axes.containers}
     assert points["weighted, reuse 2"] == [-30, -50] and points["tomesd"][0] == -20 and np.isnan(points["tomesd"][1])
-    assert "50%, weighted, reuse 2 at 50%, 768 pixels" in drawn.alt and drawn.caption.count("a card") <= 1
+    assert "-50%, weighted, reuse 2 at 50%, 768 pixels" in drawn.alt and drawn.caption.count("a card") <= 1
     table = gains.leads(found).splitlines()
     assert len(table) == 4 and table[2] == "| a card | 512 px, math | weighted, reuse 2 | -10.0% (-20.0% to +5.0%) |"
 

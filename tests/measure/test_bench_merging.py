@@ -83,7 +83,9 @@ def test_the_layer_is_that_of_the_network(method, monkeypatch):
     [
         ({"ratios": "a,b"}, "--ratios: got 'a,b'"), ({"backends": "fast"}, "backends: got 'fast', allowed are fused, math"),
         ({"against": "todo"}, "against: got 'todo'"), ({"dtype": "float8"}, "dtype: got 'float8'"), ({"layer": True, "model": "x"}, "--model: got it where it changes nothing"),
-        ({"images": 3}, "--images"), ({"resolutions": "0"}, "resolutions: got"), ({"quality": True, "ratios": "0.5"}, "--ratios"),
+        ({"method": "tomesd"}, "method: got 'tomesd', allowed are tome"), ({"batch": 0}, "batch: got 0"), ({"ratios": "0.95"}, "ratios: got .*, to 0.9"),
+        ({"layer": True, "method": "nope"}, "method: got 'nope'"), ({"layer": True, "ratios": "0.95"}, "ratios: got"),
+        ({"quality": True, "method": "nope"}, "method: got 'nope'"), ({"images": 3}, "--images"), ({"resolutions": "0"}, "resolutions: got"), ({"quality": True, "ratios": "0.5"}, "--ratios"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(options, message):

@@ -334,6 +334,19 @@ def test_the_default_is_weighted_merging_for_two_steps(text):
     assert not torch.equal(default, run_merged(text, method="tome", reuse=2))
 
 
+@pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
+def test_weights_reach_attention_that_computes_its_scores_in_float32(text, processor):
+    text, outputs = copy.deepcopy(text), []
+    for upcast in (False, True):
+        for module in text.modules():
+            if isinstance(module, Attention):
+                module.upcast_attention = upcast
+        text.set_attn_processor(processor())
+        with merge_tokens(text.to(torch.bfloat16), 0.5):
+            outputs.append(run(text, dtype=torch.bfloat16).float())
+    assert torch.allclose(*outputs, atol=0.1) and outputs[0].isfinite().all()
+
+
 def run_merged(unet, **options):
     with merge_tokens(unet, 0.5, **options) as merging:
         output = run(unet)

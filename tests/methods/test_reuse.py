@@ -235,6 +235,18 @@ def test_a_compiled_network_refreshes_reuses_and_counts_as_the_plain_one(unet, m
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("method", ["tome", "weighted"])
+def test_a_second_size_is_compiled_for_itself(unet, method):
+    torch._dynamo.reset()
+    words = torch.zeros(2, 5, 12)
+    with torch.no_grad(), merge_tokens(unet, 0.5, method=method, reuse=1):
+        compiled = torch.compile(unet, backend="eager", fullgraph=True)
+        for size, time in ((16, 50), (24, 40)):
+            x, time = noise(size=size), torch.tensor(time)
+            assert torch.allclose(compiled(x, time, words).sample, unet(x, time, words).sample, atol=1e-5)
+    torch._dynamo.reset()
+
+
 def test_tokens_matched_in_parts_are_compiled_as_well(unet, matchings):
     torch._dynamo.reset()
     x, time, words = noise(size=32), torch.tensor(50), torch.zeros(2, 5, 12)

@@ -99,11 +99,11 @@ def whole_networks(found: pd.DataFrame, about: About, *, name: str = "06_network
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(ways))
     caption = (
-        "Change of the time of a step of Stable Diffusion v1-5's network, random weights, batch 1, with tokens merged: left of the line it is faster than untouched. `tomesd` removes the same "
-        "tokens of the same layers. Medians and 95 % of paired rounds; measured on the devices named, float32 where nothing else stands."
+        "Change of the time of a step of Stable Diffusion v1-5's network, random weights, batch 1, with tokens merged: left of the line it is faster than untouched. `tomesd` removes as many "
+        "tokens of the same layers. Every way is compared with the untouched network of its own rounds. Medians and 95 % of paired rounds; measured on the devices named, float32 where nothing else stands."
     )
     best = found.loc[found.change.idxmin()]
-    alt = f"Change of a step's time; the largest saving is {-best.change:.0%}, {best.way} at {best.ratio:.0%}, {best.pixels} pixels, {best.backend} attention, {best.device}."
+    alt = f"Change of a step's time; the lowest is {best.change:+.0%}, {best.way} at {best.ratio:.0%}, {best.pixels} pixels, {best.backend} attention, {best.device}."
     return style.finish(figure, name, alt, caption, replace(about, device="; ".join(settings.device.unique())))
 
 

@@ -48,13 +48,19 @@ class Bench:
     scale: str = "quick"
 
     def __post_init__(self):
-        choices = (("backends", self.backends, BACKENDS), ("against", [self.against], (library.LIBRARY, None)), ("dtype", [self.dtype], DTYPES))
+        choices = (
+            ("backends", self.backends, BACKENDS), ("against", [self.against], (library.LIBRARY, None)), ("dtype", [self.dtype], DTYPES),
+            ("method", [self.method], merging.METHODS),
+        )  # fmt: skip
         for name, got, allowed in choices:
             if unknown := [item for item in got if item not in allowed]:
                 raise ValueError(f"{name}: got {unknown[0]!r}, allowed are {', '.join(map(str, allowed))}")
-        for name in ("ratios", "resolutions"):
-            if not getattr(self, name) or min(getattr(self, name)) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, allowed are numbers above 0")
+        for name, got, most in (("ratios", self.ratios, merging.LARGEST_RATIO), ("resolutions", self.resolutions, np.inf)):
+            if not got or min(got) <= 0 or max(got) > most:
+                raise ValueError(f"{name}: got {got}, allowed are numbers above 0" + (f", to {most}" if most < np.inf else ""))
+        for name in ("batch", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, allowed is a whole number from 1")
 
     @property
     def ways(self) -> dict[str, tuple[str, float]]:
@@ -180,13 +186,14 @@ def _run(prepared) -> None:
 
 def alone(
     ratios: Sequence[float] = merging_layer.RATIOS, resolutions: Sequence[int] = (512,), backends: Sequence[str] = ("fused",),
-    memory: bool = True, device: str = "auto", **options,
+    memory: bool = True, device: str = "auto", dtype: str = "float32", **options,
 ) -> bool:  # fmt: skip
     """Print what one layer alone reaches of the ideal; False where the default method and reuse miss their marks."""
+    Bench(ratios=ratios, resolutions=resolutions, backends=backends, dtype=dtype, **options)  # refuses what is not allowed
     met, device = True, str(zoo.find_device(device))
     for resolution in resolutions:
         for backend in backends:
-            for row in merging_layer.shares(tuple(ratios), resolution, backend, device=device, **options):
+            for row in merging_layer.shares(tuple(ratios), resolution, backend, device=device, dtype=getattr(torch, dtype), **options):
                 known = resolution == 512 and backend == "fused" and row.way == f"{merging.METHOD}, reuse {merging.REUSE}"
                 least = merging_layer.LEAST.get(row.ratio) if known else None
                 met &= least is None or row.share.value >= least
@@ -201,7 +208,7 @@ def alone(
 
 
 LISTS = {"ratios": float, "resolutions": int, "backends": str}
-OF_LAYER = ("ratios", "resolutions", "backends", "method", "rounds", "memory", "device")
+OF_LAYER = ("ratios", "resolutions", "backends", "method", "rounds", "memory", "device", "dtype")
 
 
 def asked(layer: bool = False, quality: bool = False, images: int | None = None, **options) -> bool:

@@ -92,15 +92,20 @@ def networks(model: str = TEXT) -> pd.DataFrame:
     """A merged step of a whole network against the untouched one, from shipped records and this machine's of `frugal bench merging`.
 
     One row a setting and way of merging, WHOLE; change, low, high: of a step's time against the untouched network, lead and its interval
-    against tomesd, nan for tomesd itself, each with 95 % of paired rounds. Of two records of one setting the longer one, then the newer.
+    against tomesd, nan for tomesd itself, each with 95 % of paired rounds. Of two records of one setting that of the default method, then the
+    longer one, then the newer.
     """
     rows = []
     for record in (*records.load_shipped(), *records.load_all()):
-        if record.name == "merging" and record.model["name"] == model and record.asked["batch"] == 1 and record.asked["layers"] == "auto":
-            rows += _compared(record)
-    found = pd.DataFrame(rows, columns=WHOLE).sort_values(["rounds", "end"], kind="stable")
+        if record.name == "merging" and record.model["name"] == model and record.model["weights"] == "random" and _plain(record.asked):
+            rows += [(*row, record.asked["method"] == METHOD) for row in _compared(record)]
+    found = pd.DataFrame(rows, columns=[*WHOLE, "default"]).sort_values(["default", "rounds", "end"], kind="stable").drop(columns="default")
     found = found.drop_duplicates(["device", "pixels", "backend", "ratio", "way"], keep="last")
     return found.sort_values(["device", "backend", "pixels", "ratio", "way"], ignore_index=True)
+
+
+def _plain(asked: dict) -> bool:
+    return asked["batch"] == 1 and asked["layers"] == "auto"
 
 
 def _compared(record: records.Record) -> list[tuple]:

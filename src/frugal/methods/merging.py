@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 from .layers import Layer, select, self_attentions
@@ -43,8 +43,8 @@ def merge_tokens(
 
     "auto" means the highest attention resolution of a network with transformer blocks and every self-attention of the
     others. With `reuse` of 2 or more the blocks of one transformer share a choice as well, as do the halves of guidance in
-    `frugal.sample`; method "tome" with 1 is the published one. Destinations depend on seed, layer and time step alone. In a loop of your own a
-    changed time step begins a step, and `.reset()` an image. Ratio 0 leaves the network untouched. Raises ValueError for
+    `frugal.sample`; method "tome" with 1 is the published one. For one size and ratio, destinations depend on seed, layer and time step alone. In a loop of your own a
+    changed time step begins a step, a later one an image; where all images have one step, `.reset()` begins an image. Ratio 0 leaves the network untouched. Raises ValueError for
     bad arguments, for a network already merged and for a ratio above 0 that would remove nothing; where the size of the
     input is what decides, the network's call raises it.
     Source: Bolya and Hoffman, arXiv 2303.17604; cells larger than 2x2 above a ratio of 0.75 are ours.
@@ -209,7 +209,8 @@ class MergedAttention:
         def attend(queries: Tensor, keys: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
             if not torch.compiler.is_compiling():  # else the choice itself is counted, where it is used
                 self.merging.observe(self.layer.name, count, (queries if keys is None else keys).shape[1])
-            mask = None if bias is None else bias.to(queries.dtype)[:, None]
+            upcast = core.upcast_attention and not isinstance(self.original, AttnProcessor2_0)  # which leaves that to its kernels
+            mask = None if bias is None else bias.to(torch.float32 if upcast else queries.dtype)[:, None]
             return self.original(core, queries, encoder_hidden_states=keys, attention_mask=mask)
 
         memory = self.merging.memory

@@ -28,9 +28,11 @@ def tome(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
 def weighted(attend: Attend, tokens: Tensor, metric: Tensor, call: Call) -> Tensor:
     """As `tome`, and a merged token counts in attention as many times as it has members.
 
-    So tokens that are alike attend and are attended to as before they were merged; `tome` counts them once. Source:
+    So tokens that are merged with their likes attend and are attended to as before; `tome` counts them once. The layer's
+    processor has to mind an attention mask, as those of diffusers do. Source:
     proportional attention, eq. 1 of "Token Merging: Your ViT But Faster" (Bolya et al., arXiv 2210.09461), which the
-    method for diffusion leaves out. Many tokens are compared in parts, see `matching.most_similar_along`; that is ours.
+    method for diffusion leaves out. On a CPU many tokens are compared in parts, see `matching.most_similar_along`: that is
+    ours, and other tokens are merged there than on a GPU.
     """
     if call.removed == 0:
         return attend(tokens)

@@ -140,4 +140,5 @@ def _chosen(metric, timestep, memory, choose, layer, grid, removed, seed) -> lis
 
 @_choice.register_fake
 def _(metric, timestep, memory, choose, layer, grid, removed, seed):
-    return CHOOSERS[choose](metric, Call(layer, tuple(grid), removed, (0.0,), seed))
+    grid, removed = tuple(int(side) for side in grid), int(removed)  # a compiler that keeps sizes open compiles each for itself
+    return CHOOSERS[choose](metric, Call(layer, grid, removed, (0.0,), seed))
