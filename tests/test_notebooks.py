@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from papermill import inspect_notebook
 
 from frugal import parameters
@@ -185,3 +186,23 @@ def test_what_is_not_allowed_ends_in_one_clear_line(tmp_path, name, value):
     assert run.returncode != 0
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("ValueError: ") and name in last and value in last and "allowed" in last
+
+
+def test_speculative_sampling_of_a_pipeline_of_ones_own(tmp_path):
+    """As a model of the hub, of other things than faces: it predicts the noise, is clipped, and no judge knows its images."""
+    shape = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
+    unet = UNet2DModel(**shape, down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(tmp_path / "own")
+    asked = {"scale": "smoke", "model": str(tmp_path / "own"), "images": "1"}
+    words = [word for name, value in asked.items() for word in ("-p", name, value)]
+    run = papermill(tmp_path, str(ROOT / "notebooks" / "08_speculative.ipynb"), "out.ipynb", *words)
+    assert run.returncode == 0, run.stderr[-3000:]
+    told = text(read(tmp_path / "out.ipynb"))
+    assert "| itself | 8.0 |" in told and "of 1 |" not in told and "| Target (8 steps) | not measured |" in told
+
+
+@pytest.mark.parametrize(("model", "weights"), [("nonsense", "auto"), ("faces-ldm", "hub"), ("ddpm-cifar10-32", "embedded"), ("ddpm-cifar10-32", "random")])
+def test_chapter_8_refuses_models_and_weights_that_do_not_fit(model, weights):
+    with pytest.raises(ValueError, match="allowed"):
+        parameters.validate(parameters.Speculative, model=model, weights=weights)
+    assert parameters.validate(parameters.Speculative, model="ddpm-cifar10-32", weights="hub").weights == "hub"

@@ -82,13 +82,7 @@ class Experiments(Chapter):
     @field_validator("model")
     @classmethod
     def known_model(cls, name: str | None) -> str | None:
-        from frugal.models import hub, zoo
-
-        if name is None or name in zoo.names() or re.fullmatch(hub.ID, name):
-            return name
-        if name and Path(name).is_dir() and not hub.lacking(Path(name)):
-            return name
-        raise ValueError(", ".join(zoo.names()))
+        return known_model(name)
 
     @field_validator("method")
     @classmethod
@@ -105,7 +99,6 @@ class Experiments(Chapter):
         from frugal.methods import merging
         from frugal.models import text, zoo
 
-        embedded = self.model in zoo.EMBEDDED
         if (self.prompts, self.guidance) != (None, None) and self.model in plain_networks():
             raise ValueError(
                 f"prompts, guidance: got {self.prompts!r}, {self.guidance!r}, but model {self.model!r} follows no text: "
@@ -117,8 +110,7 @@ class Experiments(Chapter):
                     text.check_words(prompt)
                 except ValueError as allowed:
                     raise ValueError(f"prompts: got {prompt!r} for model 'faces-sd', allowed are {allowed}") from None
-        if self.model and ((self.weights == "embedded" and not embedded) or (self.weights in ("hub", "random") and embedded)):
-            raise ValueError(f"weights: got {self.weights!r} for model {self.model!r}, allowed is 'auto'")
+        fit_weights(self.model, self.weights)
         if self.weights == "random" and self.model and not zoo.published(self.model):
             raise ValueError(f"weights: got 'random' for model {self.model!r}, allowed are {', '.join(zoo.SHORT)}")
         if self.method == merging.LIBRARY:
@@ -133,6 +125,26 @@ class Experiments(Chapter):
                     f"{merging.TOMESD_LARGEST_RATIO}, where its 2x2 cells end"
                 )
         return self
+
+
+def known_model(name: str | None) -> str | None:
+    """A name of the zoo, a hub id or a diffusers folder; raises ValueError with what is allowed for anything else."""
+    from frugal.models import hub, zoo
+
+    if name is None or name in zoo.names() or re.fullmatch(hub.ID, name):
+        return name
+    if name and Path(name).is_dir() and not hub.lacking(Path(name)):
+        return name
+    raise ValueError(", ".join(zoo.names()))
+
+
+def fit_weights(model: str | None, weights: str) -> None:
+    """Raises ValueError for weights that a model cannot have."""
+    from frugal.models import zoo
+
+    embedded = model in zoo.EMBEDDED
+    if model and ((weights == "embedded" and not embedded) or (weights in ("hub", "random") and embedded)):
+        raise ValueError(f"weights: got {weights!r} for model {model!r}, allowed is 'auto'")
 
 
 def plain_networks() -> set[str]:
@@ -163,13 +175,24 @@ class Samplers(Chapter):
 class Speculative(Chapter):
     """The parameters of chapter 8."""
 
-    model: Literal["faces-ldm", "faces-ddpm", "faces-sd"] = Field("faces-ldm", description="faces-ldm, faces-ddpm or faces-sd")
+    model: str = Field("faces-ldm", description="an embedded model, a hub id such as google/ddpm-cifar10-32, a diffusers folder")
+    weights: Literal["auto", "embedded", "hub"] = Field("auto", description="auto, embedded or hub")
     steps: int = Field(100, ge=4, le=1000, description="a whole number from 4 to 1000")
     window: int = Field(20, ge=2, le=100, description="a whole number from 2 to 100")
     churn: float = Field(0.5, gt=0, le=1, description="a number above 0, to 1")
     temperature: float = Field(2.0, ge=1, le=10, description="a number from 1 to 10")
     images: int = Field(2, ge=1, le=64, description="a whole number from 1 to 64")
     seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")
+
+    @field_validator("model")
+    @classmethod
+    def known_model(cls, name: str) -> str:
+        return known_model(name)
+
+    @model_validator(mode="after")
+    def fitting(self) -> Self:
+        fit_weights(self.model, self.weights)
+        return self
 
 
 class Parallel(Chapter):

@@ -24,7 +24,7 @@ def prediction(speedup, share, backend="fused"):
 
 
 def layers(**columns):
-    base = {"backend": "fused", "pixels": 64, "tokens": 64, "channels": 40, "ratio": 0.5, "way": "tome, reuse 5", "milliseconds": 1.0,
+    base = {"backend": "fused", "pixels": 64, "tokens": 64, "channels": 40, "ratio": 0.5, "way": "tome, reuse 3", "milliseconds": 1.0,
             "speedup": 1.0, "ideal": 2.0, "share": 0.5, "low": 0.4, "high": 0.6, "device": "a", "series": "here"}
     return pd.DataFrame(base | columns, columns=measured.COLUMNS, index=range(len(next(iter(columns.values())))))
 
@@ -53,7 +53,7 @@ def test_resolution_shows_every_way_and_shipped_ones_hollow(about):
     drawn = gains.along_resolution(table, pd.concat([shipped, alone], ignore_index=True), about)
     here, there = drawn.figure.axes
     curves = {line.get_label(): list(line.get_ydata()) for line in here.lines}
-    assert curves["tome, reuse 5"] == [0.8, 1.5] and curves["tomesd"] == [0.6, 1.2]
+    assert curves["tome, reuse 3"] == [0.8, 1.5] and curves["tomesd"] == [0.6, 1.2]
     assert [2.5, 3.5] in [list(line.get_ydata()) for line in there.lines if line.get_markerfacecolor() == "white"]
     assert "another" in there.get_title("left") and "another" in drawn.caption and "third" not in drawn.caption
     assert "1.50 at 128 pixels" in drawn.alt and len(gains.along_resolution(table, shipped[:0], about).figure.axes) == 1
@@ -84,12 +84,26 @@ def test_what_governs_the_gain_is_said_from_the_tables(about):
     assert len(gains.governs(tokens, widths, about).figure.axes) == 2
 
 
+def test_peaks_of_several_devices_are_told_in_one_go():
+    peaks = pd.DataFrame({"pixels": [512, 1024, 512], "backend": "math", "ratio": [0.5, 0.5, 0.75], "device": ["x", "y", "x"], "less": [3.5, 3.9, 8.0]})
+    told = gains.paper_and_thesis([("x", prediction(1.2, 0.3))], peaks).splitlines()[-1]
+    assert "| 3.5x to 3.9x less, math attention, 512 to 1024 px (x; y) |" in told and "8.0" not in told
+
+
+def test_what_chapter_5_measured_stands_beside_the_bound():
+    found = [("one", prediction(1.2, 0.3)), ("two", prediction(1.1, 0.1)), ("three", prediction(1.1, 0.1))]
+    measured = pd.DataFrame({"model": ["one", "two"], "change": [-0.2, -0.5], "low": [-0.25, -0.6], "high": [-0.1, -0.4]})
+    *_, one, two = gains.beside_bound(found, measured).splitlines()
+    assert one == "| `one` | 1.25x (1.11 to 1.33) | 1.43x | within the bound |" and "| 1.11x | above it" in two
+    assert "has not run here" in gains.beside_bound(found, measured[:0])
+
+
 def test_tables_read_the_predictions():
     found = [("stable-diffusion-v1-5", prediction(1.2, 0.3)), ("stable-diffusion-v1-5", prediction(2.1, 0.6, "math"))]
     assert "| 30.0% | 1.43x | 1.20x (1.18 to 1.22) | merge if 17% of the time is worth an image that differs |" in gains.advice(found)
     assert "do not merge" in gains.advice([("x", dataclasses.replace(found[0][1], speedup=0.9, low=0.88, high=0.95))])
     lines = gains.paper_and_thesis(found, pd.DataFrame({"pixels": [512], "backend": ["math"], "ratio": [0.5], "device": ["x"], "less": [3.21]})).splitlines()
     assert "RTX 4090" in lines[3] and "against neither" in lines[4] and lines[4].rstrip(" |").endswith("x predicted")
-    assert lines[5].startswith("| peak memory | up to 5.6x less") and "3.2x less at 50%, 512 px, math attention (x)" in lines[5]
+    assert lines[5].startswith("| peak memory | up to 5.6x less") and "3.2x less, math attention, 512 px (x)" in lines[5]
     assert "not measured: `frugal bench merging`" in gains.paper_and_thesis(found[:1], pd.DataFrame())
-    assert "| fused, 64 px | 50% | tome, reuse 5 | 1 ms | 1.00x | 2.00x | 0.50 (0.40 to 0.60) |" in gains.shares(layers(pixels=[64]))
+    assert "| fused, 64 px | 50% | tome, reuse 3 | 1 ms | 1.00x | 2.00x | 0.50 (0.40 to 0.60) |" in gains.shares(layers(pixels=[64]))

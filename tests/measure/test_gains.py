@@ -15,7 +15,7 @@ def store(tmp_path, monkeypatch):
 def test_every_size_backend_and_width_has_a_row_for_each_way(store):
     table = gains.layer_gains([32, 64], ["fused", "math"], [40], rounds=4, scale="smoke")
     assert list(table.columns) == gains.COLUMNS and (table.series == "here").all()
-    assert table.groupby(["backend", "pixels"]).way.nunique().tolist() == [3] * 4  # reused, anew, tomesd
+    assert table.groupby(["backend", "pixels"]).way.nunique().tolist() == [5] * 4  # reused three times, anew, tomesd
     assert set(table.tokens) == {16, 64} and (table.channels == 40).all()
     assert (table[["milliseconds", "speedup", "ideal", "share"]] > 0).all(axis=None) and (table.low <= table.high).all()
     again = gains.layer_gains([32, 64], ["fused", "math"], [40], rounds=4, scale="smoke")
@@ -27,7 +27,7 @@ def test_shipped_records_of_the_layer_are_rows_of_their_own(store, monkeypatch):
     shipped = records.load_all(store / "records", series="shipped")
     monkeypatch.setattr(records, "load_shipped", lambda: shipped)
     table = gains.shipped_layers(0.5, 40)
-    assert len(table) == 3 and (table.series == "shipped").all()
+    assert len(table) == 5 and (table.series == "shipped").all()
     assert gains.shipped_layers(0.5, 80).empty and gains.shipped_layers(0.25, 40).empty
 
 
@@ -57,6 +57,17 @@ def test_whole_networks_come_with_the_longer_record_and_half_precision_apart(sto
     assert table.change[whole, "tome, reuse 2"] == pytest.approx(-0.25) and table.rounds[whole, "tome, reuse 2"] == 6
     assert table.lead[half, "tome, reuse 2"] == pytest.approx(-0.35) and table.lead.isna()[half, "tomesd"]
     assert table.change[half, "tomesd"] == pytest.approx(0)
+
+
+def test_what_chapter_5_measured_is_read_round_by_round(store):
+    assert gains.of_experiments().empty
+    about = {"name": "one", "weights": "random", "weights_hash": "x", "revision": None}
+    for k, merged in enumerate((0.9, 0.8, 0.7)):
+        found = {gains.label(0): {"unit": "s", "values": [1.0]}, gains.label(0.5): {"unit": "s", "values": [merged]}}
+        records.measure("time", "network", {"divisor": 1, "ratios": [0.0, 0.5], "round": k}, lambda found=found: found, scale="quick", model=about)
+    [row] = gains.of_experiments(0.5).to_dict("records")
+    assert row["model"] == "one" and row["change"] == pytest.approx(-0.2) and row["low"] <= row["change"] <= row["high"]
+    assert gains.of_experiments(0.3).empty and gains.of_experiments(0.5, "thesis").empty
 
 
 def test_predictions_follow_the_plan_and_know_published_from_embedded(monkeypatch):

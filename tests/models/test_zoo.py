@@ -125,7 +125,7 @@ def test_quality_of_random_weights_is_refused(small_published, tmp_path):
 
 
 def test_names():
-    assert set(zoo.names()) == {"faces-ddpm", "faces-ldm", "faces-sd", *COUNTS}
+    assert set(zoo.names()) == {"faces-ddpm", "faces-ddpm-draft", "faces-ldm", "faces-sd", *COUNTS}
 
 
 def test_embedded_pixel_model(embedded):
@@ -265,7 +265,7 @@ def test_export_is_a_pipeline_that_diffusers_runs_alone(embedded, tmp_path, name
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "faces-gan"}, "name='faces-gan' is not one of faces-ddpm, faces-ldm, faces-sd, ddpm-celebahq-256"),
+        ({"name": "faces-gan"}, "name='faces-gan' is not one of faces-ddpm, faces-ddpm-draft, faces-ldm, faces-sd, ddpm-celebahq-256"),
         ({"name": "faces-ddpm", "weights": "best"}, "weights='best' is not one of auto, embedded, hub, random"),
         ({"name": "faces-ddpm", "weights": "hub"}, "weights='hub' does not fit name='faces-ddpm'"),
         ({"name": "ddpm-cifar10-32", "weights": "embedded"}, "does not fit name='ddpm-cifar10-32'"),

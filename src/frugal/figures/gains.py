@@ -13,6 +13,7 @@ from .tables import markdown
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.2}
 BACKENDS = {"fused": style.PALETTE[0], "math": style.PALETTE[3]}
+LONG = "reuse 5", "reuse 10"  # so near to the default that only tables have room for them
 REST, LEFT, SAVED, ADDED = "#d9d9d9", style.PALETTE[1], style.PALETTE[2], style.PALETTE[3]
 
 
@@ -119,7 +120,8 @@ def leads(found: pd.DataFrame) -> str:
 
 def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *, name: str = "06_resolution") -> Drawn:
     """Speed-up of the attention layer against the image's side, for each backend, from `gains.layer_gains`; hollow: shipped, a panel a device."""
-    ways, panels = list(table.way.unique()), [(f"{backend} attention", rows, {}) for backend, rows in table.groupby("backend", sort=False)]
+    ways = [way for way in table.way.unique() if not way.endswith(LONG)]
+    panels = [(f"{backend} attention", rows, {}) for backend, rows in table.groupby("backend", sort=False)]
     elsewhere = shipped[shipped.groupby(["device", "backend"]).pixels.transform("nunique") > 1] if len(shipped) else shipped
     panels += [(f"{backend}, {device}", rows, HOLLOW) for (device, backend), rows in elsewhere.groupby(["device", "backend"])]
     height = -(-len(panels) // 2)
@@ -211,9 +213,28 @@ def paper_and_thesis(found: list[tuple[str, Prediction]], peaks: pd.DataFrame) -
         both = f"{math[name, size].seconds_before / fused[name, size].seconds_after:.2f}x predicted"
         paper = "up to 5.4x (large images, xFormers)"
         rows.append((f"time, `{name}`, {size[1]} px: merged with fused attention, against neither", paper, "not tried", both))
-    told = [f"{row.less:.1f}x less at {row.ratio:.0%}, {row.pixels} px, {row.backend} attention ({row.device})" for row in peaks.itertuples()]
+    told = [_less(backend, some) for backend, some in peaks[peaks.ratio == found[0][1].ratio].groupby("backend", sort=False)] if len(peaks) else []
     rows.append(("peak memory", "up to 5.6x less (60 %)", "not measured", "; ".join(told) or "not measured: `frugal bench merging`"))
     return markdown(["what", "paper (2303.17604)", "thesis", f"here, {found[0][1].ratio:.0%} where nothing else stands"], rows)
+
+
+def _less(backend: str, peaks: pd.DataFrame) -> str:
+    """Peaks of one backend and ratio in words."""
+    ends = sorted({f"{peaks.less.min():.1f}x", f"{peaks.less.max():.1f}x"}), sorted({peaks.pixels.min(), peaks.pixels.max()})
+    return f"{' to '.join(ends[0])} less, {backend} attention, {' to '.join(map(str, ends[1]))} px ({'; '.join(peaks.device.unique())})"
+
+
+def beside_bound(found: list[tuple[str, Prediction]], measured: pd.DataFrame) -> str:
+    """What chapter 5 measured of the same networks (`gains.of_experiments`) beside the bound: a Markdown table, or what measures it."""
+    changes, rows = {row.model: row for row in measured.itertuples()}, []
+    for name, p in found:
+        if row := changes.get(name):
+            gained, low, high = (1 / (1 + change) for change in (row.change, row.high, row.low))
+            verdict = "within the bound" if low <= p.bound else "above it: the layers took a larger share when chapter 5 ran than when they were timed here"
+            rows.append((f"`{name}`", f"{gained:.2f}x ({low:.2f} to {high:.2f})", f"{p.bound:.2f}x", verdict))
+    if not rows:
+        return "Chapter 5 measures the published method on these networks; it has not run here at this ratio."
+    return markdown(["network", f"measured at {found[0][1].ratio:.0%}, `tome`, never reused (chapter 5)", "bound", ""], rows)
 
 
 def advice(found: list[tuple[str, Prediction]]) -> str:

@@ -206,7 +206,7 @@ def arms(found: pd.DataFrame) -> str:
     steps = _chain(found).steps
     rows = [
         (_named(row), _law(row, steps), f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", f"{row.seconds:.2f} s",
-         f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
+         "" if np.isnan(row.accepted) else f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
     ]  # fmt: skip
     return markdown(["way", f"law of the {steps}-step chain", "calls: mean", "median", "most", "rows", "time of an image", "accepted"], rows)
 

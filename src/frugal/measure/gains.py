@@ -11,6 +11,7 @@ from . import cost, merging_layer, records
 from .environment import environment
 from .plan import Subject
 from .predict import Prediction, predict_speedup
+from .timing import label
 
 COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "ideal", "share", "low", "high", "device", "series"]
 WHOLE = ["device", "pixels", "backend", "ratio", "way", "change", "low", "high", "lead", "lead_low", "lead_high", "rounds", "end"]
@@ -122,6 +123,20 @@ def _compared(record: records.Record) -> list[tuple]:
                 lead = [against.value, against.low, against.high]
             rows.append((*about, ratio, way, change.value, change.low, change.high, *lead, asked["rounds"], record.end))
     return rows
+
+
+def of_experiments(ratio: float = 0.5, scale: str = "quick") -> pd.DataFrame:
+    """What the published method changed in a step of whole networks, from this machine's records of chapter 5.
+
+    Columns model, change, low, high: -0.1 is a tenth less, with 95 % of paired rounds; empty where the chapter has not run.
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for record in records.load_all():
+        if record.name == "network" and record.scale == scale and record.asked["divisor"] == 1 and ratio in record.asked["ratios"]:
+            seconds = record.values
+            pairs.setdefault(record.model["name"], []).append((seconds[label(0)][0], seconds[label(ratio)][0]))
+    found = {model: cost.paired_interval(*zip(*rounds, strict=True)) for model, rounds in pairs.items()}
+    return pd.DataFrame([(model, x.value, x.low, x.high) for model, x in found.items()], columns=["model", "change", "low", "high"])
 
 
 def where(record: records.Record) -> str:

@@ -23,6 +23,7 @@ from .quality import Estimate
 
 BATCH, CHANNELS, HEAD, PIXELS = 2, 320, 40, 8  # of SD v1-5: both halves of guidance; channels a head; pixels a token's side
 RATIOS = (0.25, 0.5, 0.75)
+REUSES = (merging.REUSE, 1, 5, merging.LONGEST_REUSE)  # steps that a choice serves: the default first, then never and longer
 LEAST = {0.25: 0.9, 0.5: 0.9, 0.75: 0.75}  # share of the ideal speed-up that the default method and reuse are to reach
 
 
@@ -48,7 +49,7 @@ def shares(
     ratios: Sequence[float] = RATIOS,
     resolution: int = 512,         # of the image, in pixels
     backend: str = "fused",        # of attention: "fused" or "math"
-    reuse: Sequence[int] = (merging.REUSE, 1),
+    reuse: Sequence[int] = REUSES,
     rounds: int = 7,
     *,
     method: str = merging.METHOD, channels: int = CHANNELS, device="cpu", dtype=torch.float32, scale: str = "quick",
@@ -65,7 +66,7 @@ def shares(
     return compared(record, reuse)
 
 
-def compared(record: records.Record, reuse: Sequence[int] = (merging.REUSE, 1)) -> list[Share]:
+def compared(record: records.Record, reuse: Sequence[int] = REUSES) -> list[Share]:
     """What a record of the layer says of each way at each ratio."""
     found, method, rows = record.values, record.asked["method"], []
     for ratio in record.asked["ratios"]:

@@ -3,6 +3,7 @@
 Calls and rows are counted by a hook on the network, image by image.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -150,9 +151,12 @@ def own_draft(name: str, device: str = "auto") -> Subject | None:
 
 
 def costs(subject: Subject, ways: Iterable[Arm], images: int = 2, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
-    """One row an arm, COST_COLUMNS, from `arms.in_turn`: calls of an image (mean, median, most), rows, seconds (median), accepted."""
+    """One row an arm, COST_COLUMNS, from `arms.in_turn`: calls of an image (mean, median, most), rows, seconds (median), accepted.
+
+    accepted is nan where a model draws other things than the faces that the judge knows.
+    """
     ways = list(ways)
-    found = arms.in_turn(subject, ways, images, judged=True, seed=seed, scale=scale)
+    found = arms.in_turn(subject, ways, images, judged=subject.title["model"] in zoo.EMBEDDED, seed=seed, scale=scale)
     return pd.DataFrame([_cost_row(arm, found[found.arm == arm.label]) for arm in ways], columns=COST_COLUMNS)
 
 
@@ -160,7 +164,7 @@ def _cost_row(arm: Arm, drawn: pd.DataFrame) -> dict:
     options = DEFAULTS | dict(arm.options) if arm.sampler == "speculative" else dict(arm.options)
     row = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "images": len(drawn)} | options
     row |= {"calls": drawn.calls.mean(), "calls_median": drawn.calls.median(), "calls_max": drawn.calls.max()}
-    row |= {name: drawn[name].mean() for name in ("rows", "draft_rows", "accepted")}
+    row |= {name: drawn[name].mean() if name in drawn else math.nan for name in ("rows", "draft_rows", "accepted")}
     return row | {"seconds": drawn.seconds.median()}
 
 
