@@ -168,7 +168,7 @@ def test_section_4_3_and_the_bound_tell_their_medians(about):
 
 def test_changes_on_other_machines_are_told_with_their_verdicts(swept_reference, monkeypatch):
     told = shipped.elsewhere()
-    assert told.startswith("Of 4 settings measured on other machines a step is faster in 4:")
+    assert told.startswith("Of 4 settings of the published method (`tome`, never reused) measured on other machines a step is faster in 4:")
     assert "| device, precision and attention | model | merged 50% |" in told
     assert "| a GPU, float16, math attention | ldm-celebahq-256 | -50.0% (-50.0% to -50.0%), faster |" in told
     monkeypatch.setattr("frugal.measure.records.load_shipped", list)

@@ -86,7 +86,7 @@ def elsewhere() -> str:
         cells = {row.ratio: f"{row.change:+.1%} ({row.low:+.1%} to {row.high:+.1%}), {row.verdict}" for row in own.itertuples()}
         rows.append((device, model, *(cells.get(ratio, "") for ratio in ratios)))
     counts = ", ".join(f"{verdict} in {count}" for verdict, count in found.verdict.value_counts().items())
-    said = f"Of {len(found)} settings measured on other machines a step is {counts}: change of its time against ratio 0 of the same round."
+    said = f"Of {len(found)} settings of the published method (`tome`, never reused) measured on other machines a step is {counts}: change of its time against ratio 0 of the same round."
     return said + "\n\n" + markdown(["device, precision and attention", "model", *(f"merged {ratio:.0%}" for ratio in ratios)], rows)
 
 
