@@ -113,7 +113,7 @@ def leads(found: pd.DataFrame) -> str:
     ours = found[found.lead.notna()]
     ratios, rows = sorted(ours.ratio.unique()), []
     for (device, backend, pixels, way), some in ours.groupby(["device", "backend", "pixels", "way"], sort=False):
-        cells = {row.ratio: f"{row.lead:+.1%} ({row.lead_low:+.1%} to {row.lead_high:+.1%})" for row in some.itertuples()}
+        cells = {row.ratio: words.change(row.lead, row.lead_low, row.lead_high) for row in some.itertuples()}
         rows.append((device, f"{pixels} px, {backend}", way, *(cells.get(ratio, "") for ratio in ratios)))
     return markdown(["device", "image, attention", "way", *(f"{ratio:.0%} merged" for ratio in ratios)], rows)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 from .. import paths
-from ..measure import gains, records
+from ..measure import gains, merging_layer, records
 from ..measure.environment import environment
 from ..methods import merging
 from ..methods.samplers import sample
@@ -75,14 +75,13 @@ def table(numbers: dict) -> str:
 def merged(ratio: float = 0.5) -> str:
     """What the default way of merging changed in a step of Stable Diffusion's network, wherever it was measured: a sentence and a table."""
     found = gains.networks()
-    found = found[(found.ratio == ratio) & (found.way == f"{merging.METHOD}, reuse {merging.REUSE}")]
+    found = found[(found.ratio == ratio) & (found.way == merging_layer.way())]
     if not len(found):
         return "What merging changes in a step of Stable Diffusion is not measured yet: `frugal bench merging` does it."
-    cells = [
-        [f"{value:+.1%} ({low:+.1%} to {high:+.1%})" for value, low, high in ((row.change, row.low, row.high), (row.lead, row.lead_low, row.lead_high))]
+    rows = [
+        (row.device, f"{row.pixels} px", row.backend, words.change(row.change, row.low, row.high), words.change(row.lead, row.lead_low, row.lead_high))
         for row in found.itertuples()
     ]  # fmt: skip
-    rows = [(row.device, f"{row.pixels} px", row.backend, *told) for row, told in zip(found.itertuples(), cells, strict=True)]
     said = f"A step of Stable Diffusion v1-5 with {ratio:.0%} of the tokens merged, `{merging.METHOD}`, random weights, batch 1 (`frugal bench merging`): change of its time, "
     said += f"faster in {(found.high < 0).sum()} of {len(found)} settings, slower in {(found.low > 0).sum()}. Why it depends so is chapter 6."
     return said + "\n\n" + markdown(["device", "image", "attention", "against the untouched network", "against `tomesd` at equal work"], rows)

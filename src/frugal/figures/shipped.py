@@ -7,6 +7,7 @@ import pandas as pd
 from ..measure import records, thesis, timing
 from . import style
 from .tables import markdown
+from .words import change
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}
 MARKERS = "sD^vP*pX"  # each can be hollow
@@ -83,7 +84,7 @@ def elsewhere() -> str:
     ratios = sorted(found.ratio.unique())
     rows = []
     for (device, model), own in found.groupby(["device", "model"], sort=False):
-        cells = {row.ratio: f"{row.change:+.1%} ({row.low:+.1%} to {row.high:+.1%}), {row.verdict}" for row in own.itertuples()}
+        cells = {row.ratio: f"{change(row.change, row.low, row.high)}, {row.verdict}" for row in own.itertuples()}
         rows.append((device, model, *(cells.get(ratio, "") for ratio in ratios)))
     counts = ", ".join(f"{verdict} in {count}" for verdict, count in found.verdict.value_counts().items())
     said = f"Of {len(found)} settings of the published method (`tome`, never reused) measured on other machines a step is {counts}: change of its time against ratio 0 of the same round."

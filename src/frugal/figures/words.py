@@ -19,6 +19,11 @@ def percent(value: float, signed: bool = False) -> str:
     return f"{text}%".replace("-", "\u2212")
 
 
+def change(value: float, low: float, high: float) -> str:
+    """A relative change and its interval: -1.2% (-2.0% to -0.4%)."""
+    return f"{value:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
 def span(values, form=percent) -> str:
     """The range of some values as text: 38% to 42%, or one of them where both ends read alike."""
     low, high = form(min(values)), form(max(values))

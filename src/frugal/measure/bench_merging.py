@@ -194,7 +194,7 @@ def alone(
     for resolution in resolutions:
         for backend in backends:
             for row in merging_layer.shares(tuple(ratios), resolution, backend, device=device, dtype=getattr(torch, dtype), **options):
-                known = resolution == 512 and backend == "fused" and row.way == f"{merging.METHOD}, reuse {merging.REUSE}"
+                known = resolution == 512 and backend == "fused" and row.way == merging_layer.way()
                 least = merging_layer.LEAST.get(row.ratio) if known else None
                 met &= least is None or row.share.value >= least
                 verdict = "" if least is None else f"; at least {least}: {'met' if row.share.value >= least else 'MISSED'}"

@@ -115,7 +115,7 @@ def _compared(record: records.Record) -> list[tuple]:
     for ratio in asked["ratios"]:
         ours, theirs = f"{asked['method']} {ratio:g}", values.get(f"{asked['against']} {ratio:g}")
         merged = merging_layer.over_period(values[ours], values.get(f"{ours} later", values[ours]), asked["reuse"])
-        ways = {f"{asked['method']}, reuse {asked['reuse']}": merged} | ({} if theirs is None else {asked["against"]: theirs})
+        ways = {merging_layer.way(asked["method"], asked["reuse"]): merged} | ({} if theirs is None else {asked["against"]: theirs})
         for way, seconds in ways.items():
             change, lead = cost.paired_interval(values["plain"], seconds), [float("nan")] * 3
             if theirs is not None and way != asked["against"]:

@@ -71,15 +71,20 @@ def compared(record: records.Record, reuse: Sequence[int] = REUSES) -> list[Shar
     found, method, rows = record.values, record.asked["method"], []
     for ratio in record.asked["ratios"]:
         ideal, alone, first, later = (found[f"{what} {ratio:g}"] for what in ("ideal", "alone", "first", "later"))
-        ways = {f"{method}, reuse {n}": over_period(first, later, n) if n > 1 else alone for n in reuse}
+        ways = {way(method, n): over_period(first, later, n) if n > 1 else alone for n in reuse}
         if f"tomesd {ratio:g}" in found:
             ways["tomesd"] = found[f"tomesd {ratio:g}"]
-        for way, seconds in ways.items():
+        for name, seconds in ways.items():
             gained = cost.paired_interval(seconds, ideal)
             share = Estimate(1 + gained.value, 1 + gained.low, 1 + gained.high, gained.n)
             times = [float(np.median(values)) for values in (found["whole"], ideal, seconds)]
-            rows.append(Share(ratio, way, 1e3 * times[2], times[0] / times[2], times[0] / times[1], share))
+            rows.append(Share(ratio, name, 1e3 * times[2], times[0] / times[2], times[0] / times[1], share))
     return rows
+
+
+def way(method: str = merging.METHOD, reuse: int = merging.REUSE) -> str:
+    """How tables and figures name a way of merging."""
+    return f"{method}, reuse {reuse}"
 
 
 def over_period(first: np.ndarray, later: np.ndarray, reuse: int) -> np.ndarray:

@@ -43,10 +43,11 @@ def merge_tokens(
 
     "auto" means the highest attention resolution of a network with transformer blocks and every self-attention of the
     others. With `reuse` of 2 or more the blocks of one transformer share a choice as well, as do the halves of guidance in
-    `frugal.sample`; method "tome" with 1 is the published one. For one size and ratio, destinations depend on seed, layer and time step alone. In a loop of your own a
-    changed time step begins a step, a later one an image; where all images have one step, `.reset()` begins an image. Ratio 0 leaves the network untouched. Raises ValueError for
-    bad arguments, for a network already merged and for a ratio above 0 that would remove nothing; where the size of the
-    input is what decides, the network's call raises it.
+    `frugal.sample`; method "tome" with 1 is the published one. For one size and ratio, destinations depend on seed, layer and
+    time step alone. In a loop of your own a changed time step begins a step, a later one an image; where all images have one
+    step, `.reset()` begins an image. Ratio 0 leaves the network untouched. Raises ValueError for bad arguments, for a network
+    already merged and for a ratio above 0 that would remove nothing; where the size of the input is what decides, the
+    network's call raises it.
     Source: Bolya and Hoffman, arXiv 2303.17604; cells larger than 2x2 above a ratio of 0.75 are ours.
     """
     if not isinstance(unet, UNet2DModel | UNet2DConditionModel):
