@@ -100,9 +100,13 @@ def test_a_draft_of_its_own_is_found_where_it_has_weights(monkeypatch, tmp_path)
 
 
 def test_the_slides_table_takes_large_samples_alone(monkeypatch):
-    wanted = speculation.slides_arms(100, 0.5)
-    rows = [{"arm": arm.label, "images": 512 if "Speculative" not in name else 256, "kid": 0.01} for name, arm in wanted.items()]
+    wanted = speculation.slides_arms(100, 0.5, "faces-ddpm-draft")
+    rows = [{"arm": arm.label, "model": "m", "images": 512 if "Speculative" not in name else 256, "kid": 0.01} for name, arm in wanted.items()]
     monkeypatch.setattr(arms, "shipped", lambda subject: pd.DataFrame(rows, columns=arms.COLUMNS))
-    found = speculation.slides_rows("faces-ddpm", None, 100, 0.5)
-    assert found.configuration.tolist() == ["Target (100 steps)", "Target (30 steps)"]
-    assert speculation.slides_rows("faces-ddpm", "draft", 100, 0.5).configuration.iloc[0] == "Draft (100 steps)"
+    subject, draft = Subject("faces-ddpm"), Subject("faces-ddpm-draft")
+    found = speculation.slides_rows(subject, None, 100, 0.5)
+    assert found.configuration.tolist() == list(speculation.slides_arms(100, 0.5)) and set(found.model) == {"faces-ddpm"}
+    assert found[found.images > 0].configuration.tolist() == ["Target (100 steps)", "Target (30 steps)", "Target (10 steps)"]
+    found = speculation.slides_rows(subject, draft, 100, 0.5)
+    assert found.configuration.iloc[0] == "Draft (100 steps)" and found.configuration.iloc[-1] == "Speculative, temperature 1, draft network"
+    assert set(found.model) == {"faces-ddpm"} and list(speculation.slides_arms(30, 0.5))[:2] == ["Target (30 steps)", "Target (10 steps)"]

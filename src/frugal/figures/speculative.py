@@ -1,4 +1,4 @@
-"""Figures of the chapter on speculative sampling: the coupling, an image's rounds, distances of draft and target, costs."""
+"""Figures of the chapter on speculative sampling: the coupling, an image's rounds, distances of draft and target."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,17 +11,11 @@ from ..measure import speculation
 from ..measure.draft_distances import slope
 from . import style
 from .style import About, Drawn
-from .tables import markdown
 
 FATES = {"kept": style.PALETTE[2], "mirrored": style.PALETTE[1], "drawn": style.PALETTE[0], "thrown away": "#d4d4d4"}
 TOLD = {"kept": "draft kept", "mirrored": "rejected, its mirror image stands", "drawn": "drawn from the target", "thrown away": "behind a rejection: not taken"}
 LOOK = {name: {"color": style.PALETTE[k], "marker": style.MARKERS[i]} for i, (name, k) in enumerate({"velocity": 3, "clean": 0, "tweedie": 2}.items())}
 VERIFY = {"reflection": {"color": style.PALETTE[4], "marker": "o"}, "block": {"color": style.PALETTE[5], "marker": "D"}, "replay": {"color": style.PALETTE[9], "marker": "s"}}
-EXACT, APPROXIMATE = "exact in law", "approximate"
-PUBLISHED = {  # CIFAR-10, by the slides: FID, IS, NFE where they state one
-    "Draft (100 steps)": ("81.58", "7.60", ""), "Target (100 steps)": ("2.45", "10.31", "100"), "Target (30 steps)": ("7.68", "11.32", ""),
-    "Speculative, temperature 2": ("2.34", "10.32", "35.40"),
-}  # fmt: skip
 
 
 def coupling(found: pd.DataFrame, about: About, *, delta: float = 1.5, shown: int = 45, seed: int = 0, name: str = "08_coupling") -> Drawn:
@@ -199,97 +193,3 @@ def dimension(tables: Iterable[pd.DataFrame], about: About, *, draft: str = "twe
         "of equal size add up to a square root, the dashed line."
     )
     return style.finish(figure, name, f"Straight lines in logarithmic axes: {'; '.join(told)}.", caption, about)
-
-
-def arms(found: pd.DataFrame) -> str:
-    """`speculation.costs` as a Markdown table; whatever is not exact says so."""
-    steps = _chain(found).steps
-    rows = [
-        (_named(row), _law(row, steps), f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", f"{row.seconds:.2f} s",
-         "" if np.isnan(row.accepted) else f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
-    ]  # fmt: skip
-    return markdown(["way", f"law of the {steps}-step chain", "calls: mean", "median", "most", "rows", "time of an image", "accepted"], rows)
-
-
-def _named(row) -> str:
-    if row.sampler != "speculative":
-        return {"ddim": f"sequential chain, {row.steps} steps", "dpmpp_2m": f"DPM-Solver++ 2M, {row.steps} steps"}[row.sampler]
-    warm = f", temperature {row.temperature:g}" if row.temperature != 1 else ""
-    return f"{row.draft}, {row.verify}, window {row.window:.0f}{warm}"
-
-
-def _chain(found: pd.DataFrame):
-    """The sequential chain among arms, the longest there is."""
-    chains = found[found.sampler == "ddim"]
-    return chains.loc[chains.steps.idxmax()]
-
-
-def _law(row, steps: int) -> str:
-    if row.sampler == "dpmpp_2m":
-        return "another sampler"
-    if row.sampler == "ddim":
-        return "itself" if row.steps == steps else "a shorter chain"
-    return EXACT if row.temperature == 1 else APPROXIMATE
-
-
-def pays(found: pd.DataFrame) -> str:
-    """What the fewest calls of an exact arm cost in rows and seconds beside the sequential chain, from `speculation.costs`."""
-    exact = found[(found.sampler == "speculative") & (found.temperature == 1)]
-    best, chain = exact.loc[exact.calls.idxmin()], _chain(found)
-    times = best.seconds / chain.seconds
-    spent = f"{times:.1f} times the time" if times > 1 else f"{100 * times:.0f} % of the time"
-    return (
-        f"With {_named(best)}: {best.calls:.1f} calls in place of {chain.calls:.0f}, {chain.calls / best.calls:.1f} times fewer in a row; {best.rows:.0f} rows in place of "
-        f"{chain.rows:.0f}, and {spent} on this device."
-    )
-
-
-def slides(rows: pd.DataFrame, lacking: Iterable[str] = ()) -> str:
-    """The slides' table turned on its side, a row a configuration, from `speculation.slides_rows`; below it the slides' own numbers."""
-    here = [
-        (row.configuration, f"{row.score:.2f}", f"{row.kid:.4f} ({row.kid_low:.4f} to {row.kid_high:.4f})", f"{row.calls:.1f}", f"{row.rows:.0f}", f"{row.accepted:.1%}")
-        for row in rows.itertuples()
-    ]  # fmt: skip
-    here += [(name, "not measured", "", "", "", "") for name in lacking]
-    return markdown(["configuration", "reader-IS", "KID (95 % band)", "NFE", "rows", "accepted"], here)
-
-
-def counted(rows: pd.DataFrame) -> str:
-    """Calls of the speculative arms of `arms.shipped`: a Markdown table, or what measures them."""
-    some = rows[rows.sampler == "speculative"]
-    if some.empty:
-        return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
-    lines = [
-        (f"`{row.model}`", row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
-        for row in some.itertuples()
-    ]  # fmt: skip
-    return markdown(["shipped records", "arm", "law", "images", "calls: mean", "median", "most", "rows"], lines)
-
-
-def oddity(rows: pd.DataFrame) -> str:
-    """Whether the slides' riddle shows here: what becomes of reader-IS and KID in a shorter chain, from `slides_rows`."""
-    chains = rows[rows.configuration.str.startswith("Target")].sort_values("calls")
-    if len(chains) < 2:
-        return "Whether the same happens on these faces is not measured yet."
-    short, long = chains.iloc[0], chains.iloc[-1]
-    same = short.score > long.score and short.kid > long.kid
-    return (
-        f"Here, from {long.calls:.0f} to {short.calls:.0f} steps, reader-IS goes from {long.score:.2f} to {short.score:.2f} and KID from {long.kid:.4f} to {short.kid:.4f}: "
-        f"{'the same riddle' if same else 'the two do not part in that way'}."
-    )
-
-
-def published() -> str:
-    """The row of the slides, CIFAR-10, in the same shape."""
-    return markdown(["configuration, by the slides (CIFAR-10, ε = 0.25)", "FID", "IS", "NFE"], [(name, *values) for name, values in PUBLISHED.items()])
-
-
-def claim_fewer(found: pd.DataFrame, rows: pd.DataFrame) -> tuple[str, str]:
-    """The slides' conclusion: fewer calls of the target, and its performance kept, from `costs` and `slides_rows`."""
-    said, known = pays(found), rows.set_index("configuration")
-    names = "Speculative, temperature 1", f"Target ({_chain(found).steps} steps)"
-    if not set(names) <= set(known.index):
-        return said, "fewer calls, more rows; exact in law, by a proof that is tested; large samples not measured yet"
-    ours, chain = (known.loc[name] for name in names)
-    kept = chain.kid_low <= ours.kid <= chain.kid_high
-    return f"{said} KID {ours.kid:.4f}, the chain's {chain.kid:.4f}", "holds, at more rows" if kept else "fewer calls; KID outside the chain's band"

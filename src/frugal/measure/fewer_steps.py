@@ -79,7 +79,7 @@ def cells(device: str = "auto") -> list[Cell]:
     found = [item for subject in subjects for item in (*(cell(subject, *asked) for asked in arms()), rounds.closeness_cell(subject, PACED))]
     if cards.file(DRAFT).exists():
         [target], draft = [item for item in subjects if item.name == TARGET], Subject(DRAFT, device=device)
-        found += [cell(target, Arm.of("speculative", CHAIN, draft=DRAFT), PACED), cell(draft, Arm.of("ddim", CHAIN, eta=CHURNS[0]), IMAGES)]
+        found += [cell(target, Arm.of("speculative", CHAIN, draft=DRAFT), n) for n in (PACED, IMAGES)] + [cell(draft, Arm.of("ddim", CHAIN, eta=CHURNS[0]), IMAGES)]
     return found
 
 

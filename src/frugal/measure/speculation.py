@@ -24,6 +24,7 @@ from .plan import Cell, Subject
 METHOD = arms.PARTS["speculative"]
 DEFAULTS = {"draft": speculative.DRAFT, "window": speculative.WINDOW, "churn": speculative.CHURN, "temperature": 1.0, "verify": speculative.VERIFY}
 FEW = 30  # steps of the shorter chain
+SHORTEST = 10  # steps of a chain so short that a test of laws must refuse it
 LARGE = 512  # images from which a distance of distributions is shown
 COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_max", "rows",
                 "draft_rows", "seconds", "accepted"]  # fmt: skip
@@ -190,21 +191,20 @@ def _placed(model: zoo.Model, steps: int) -> int:
 # The slides' table.
 
 
-def slides_arms(steps: int, churn: float) -> dict[str, Arm]:
-    """The slides' columns as arms of the target: Target at both lengths, Speculative at both temperatures."""
-    options = {"churn": churn}
-    return {
-        f"Target ({steps} steps)": Arm.of("ddim", steps, eta=churn), f"Target ({FEW} steps)": Arm.of("ddim", FEW, eta=churn),
-        "Speculative, temperature 1": speculation(steps, **options), "Speculative, temperature 2": speculation(steps, temperature=2.0, **options),
-    }  # fmt: skip
+def slides_arms(steps: int, churn: float, draft: str | None = None) -> dict[str, Arm]:
+    """The slides' columns as arms of the target: Target at three lengths, Speculative at both temperatures and with a draft network."""
+    lengths = (steps, *(count for count in (FEW, SHORTEST) if count < steps))
+    found = {f"Target ({count} steps)": Arm.of("ddim", count, eta=churn) for count in lengths}
+    found |= {f"Speculative, temperature {t:g}": speculation(steps, churn=churn, temperature=t) for t in (1.0, 2.0)}
+    return found | ({"Speculative, temperature 1, draft network": speculation(steps, churn=churn, draft=draft)} if draft else {})
 
 
 def slides_rows(subject: Subject, draft: Subject | None, steps: int, churn: float) -> pd.DataFrame:
-    """`arms.shipped` of those arms at LARGE images or more, and of the draft's chain where a draft is given: column configuration first."""
-    shipped, wanted = arms.shipped(subject), slides_arms(steps, churn)
-    found = [(name, shipped[(shipped.arm == arm.label) & (shipped.images >= LARGE)]) for name, arm in wanted.items()]
-    if draft:
-        alone, label = arms.shipped(draft), wanted[f"Target ({steps} steps)"].label
-        found.insert(0, (f"Draft ({steps} steps)", alone[(alone.arm == label) & (alone.images >= LARGE)]))
-    rows = [{"configuration": name} | row for name, table in found for row in table.head(1).to_dict("records")]
+    """`arms.shipped` of those arms and of the draft's own chain, LARGE images or more: configuration, then as there; nan: not measured."""
+    wanted = [(name, subject, arm) for name, arm in slides_arms(steps, churn, draft and draft.name).items()]
+    wanted = ([(f"Draft ({steps} steps)", draft, wanted[0][2])] if draft else []) + wanted
+    shipped, rows = {one: arms.shipped(one) for one in (subject, draft) if one}, []
+    for name, one, arm in wanted:
+        some = shipped[one][(shipped[one].arm == arm.label) & (shipped[one].images >= LARGE)]
+        rows += [row | {"configuration": name, "model": subject.title["model"]} for row in some.head(1).to_dict("records") or [{}]]
     return pd.DataFrame(rows, columns=["configuration", *arms.COLUMNS])

@@ -1,0 +1,144 @@
+"""Tables and sentences of the chapter on speculative sampling: what the arms cost, whose law they have, and the slides' table."""
+
+import numpy as np
+import pandas as pd
+
+from ..measure import speculation
+from .tables import markdown
+
+EXACT, APPROXIMATE = "exact in law", "approximate"
+PUBLISHED = {  # CIFAR-10, by the slides: FID, IS, NFE where they state one
+    "Draft (100 steps)": ("81.58", "7.60", ""), "Target (100 steps)": ("2.45", "10.31", "100"), "Target (30 steps)": ("7.68", "11.32", ""),
+    "Speculative, temperature 2": ("2.34", "10.32", "35.40"),
+}  # fmt: skip
+
+
+def arms(found: pd.DataFrame) -> str:
+    """`speculation.costs` as a Markdown table; whatever is not exact says so."""
+    steps = _chain(found).steps
+    rows = [
+        (_named(row), _law(row, steps), f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", f"{row.seconds:.2f} s",
+         "" if np.isnan(row.accepted) else f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
+    ]  # fmt: skip
+    return markdown(["way", f"law of the {steps}-step chain", "calls: mean", "median", "most", "rows", "time of an image", "accepted"], rows)
+
+
+def _named(row) -> str:
+    if row.sampler != "speculative":
+        return {"ddim": f"sequential chain, {row.steps} steps", "dpmpp_2m": f"DPM-Solver++ 2M, {row.steps} steps"}[row.sampler]
+    warm = f", temperature {row.temperature:g}" if row.temperature != 1 else ""
+    return f"{row.draft}, {row.verify}, window {row.window:.0f}{warm}"
+
+
+def _chain(found: pd.DataFrame):
+    """The sequential chain among arms, the longest there is."""
+    chains = found[found.sampler == "ddim"]
+    return chains.loc[chains.steps.idxmax()]
+
+
+def _law(row, steps: int) -> str:
+    if row.sampler == "dpmpp_2m":
+        return "another sampler"
+    if row.sampler == "ddim":
+        return "itself" if row.steps == steps else "a shorter chain"
+    return EXACT if row.temperature == 1 else APPROXIMATE
+
+
+def pays(found: pd.DataFrame) -> str:
+    """What the fewest calls of an exact arm cost in rows and seconds beside the sequential chain, from `speculation.costs`."""
+    exact = found[(found.sampler == "speculative") & (found.temperature == 1)]
+    best, chain = exact.loc[exact.calls.idxmin()], _chain(found)
+    times = best.seconds / chain.seconds
+    spent = f"{times:.1f} times the time" if times > 1 else f"{100 * times:.0f} % of the time"
+    return (
+        f"With {_named(best)}: {best.calls:.1f} calls in place of {chain.calls:.0f}, {chain.calls / best.calls:.1f} times fewer in a row; {best.rows:.0f} rows in place of "
+        f"{chain.rows:.0f}, and {spent} on this device."
+    )
+
+
+def slides(rows: pd.DataFrame) -> str:
+    """The slides' table turned on its side, one for each model of `speculation.slides_rows`: a row a configuration."""
+    tables = []
+    for model, some in rows.groupby("model", sort=False):
+        chain = _whole(some)
+        lines = [
+            (row.configuration, _law_of(row, chain), f"{row.score:.2f}", f"{row.kid:.3f} ({row.kid_low:.3f} to {row.kid_high:.3f})", _inside(row, chain), f"{row.calls:.1f}",
+             f"{row.rows:.0f}", f"{row.accepted:.1%}") if row.images > 0 else (row.configuration, _law_of(row, chain), "not measured", *[""] * 5) for row in some.itertuples()
+        ]  # fmt: skip
+        tables.append(markdown([f"`{model}`", "law", "reader-IS", "KID (95 % band)", "in the chain's band", "NFE", "rows", "accepted"], lines))
+    return "\n\n".join(tables)
+
+
+def _whole(some: pd.DataFrame):
+    """The whole chain among the rows of one model: the first that is the target's."""
+    return next(row for row in some.itertuples() if row.configuration.startswith("Target"))
+
+
+def _law_of(row, chain) -> str:
+    if row.configuration.startswith("Speculative"):
+        return EXACT if "temperature 1" in row.configuration else APPROXIMATE
+    return "itself" if row.configuration == chain.configuration else "a shorter chain" if row.configuration.startswith("Target") else "another network's"
+
+
+def _inside(row, chain) -> str:
+    """Whether a distance lies in the band of the chain's; "" where that is not asked."""
+    return "" if row.configuration == chain.configuration or np.isnan(chain.kid) else "yes" if chain.kid_low <= row.kid <= chain.kid_high else "no"
+
+
+def tested(rows: pd.DataFrame) -> str:
+    """What the KID of `slides_rows` says of the laws: exact arms, the shortest chain, and the approximate arms beside FEW steps."""
+    exact, short, warm = [], [], []
+    for model, some in rows.groupby("model", sort=False):
+        chain, by_name = _whole(some), {row.configuration: row for row in some.itertuples() if row.images > 0}
+        exact += [_inside(row, chain) == "yes" for row in by_name.values() if _law_of(row, chain) == EXACT and _inside(row, chain)]
+        short += [_inside(row, chain) == "no" for name, row in by_name.items() if name == f"Target ({speculation.SHORTEST} steps)" and _inside(row, chain)]
+        few = by_name.get(f"Target ({speculation.FEW} steps)")
+        warm += [row.kid <= few.kid_high for row in by_name.values() if few and _law_of(row, chain) == APPROXIMATE]
+    if not exact:
+        return "Whether KID tells the exact arms from their chain is not measured yet."
+    return (
+        f"Inside the band of their model's whole chain: {sum(exact)} of {len(exact)} arms that are exact in law. The same test refuses the chain of {speculation.SHORTEST} steps "
+        f"of {sum(short)} of {len(short)} models. Approximate arms whose KID is not above the band of {speculation.FEW} sequential steps: {sum(warm)} of {len(warm)}."
+    )
+
+
+def counted(rows: pd.DataFrame) -> str:
+    """Calls of the speculative arms of `arms.shipped`: a Markdown table, or what measures them."""
+    some = rows[rows.sampler == "speculative"]
+    if some.empty:
+        return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
+    lines = [
+        (f"`{row.model}`", row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
+        for row in some.itertuples()
+    ]  # fmt: skip
+    return markdown(["shipped records", "arm", "law", "images", "calls: mean", "median", "most", "rows"], lines)
+
+
+def oddity(rows: pd.DataFrame) -> str:
+    """Whether the slides' riddle shows here: what becomes of reader-IS and KID in FEW steps, model by model, from `slides_rows`."""
+    told = []
+    for model, some in rows.groupby("model", sort=False):
+        long, short = _whole(some), next((row for row in some.itertuples() if row.configuration == f"Target ({speculation.FEW} steps)"), None)
+        if short and short.configuration != long.configuration and short.images > 0 and long.images > 0:
+            same = short.score > long.score and short.kid > long.kid
+            told.append(
+                f"{model}: reader-IS from {long.score:.2f} to {short.score:.2f}, KID from {long.kid:.3f} to {short.kid:.3f}, "
+                f"{'the same riddle' if same else 'the two do not part in that way'}"
+            )
+    return f"Here, from the whole chain to {speculation.FEW} steps: {'; '.join(told)}." if told else "Whether the same happens on these faces is not measured yet."
+
+
+def published() -> str:
+    """The row of the slides, CIFAR-10, in the same shape."""
+    return markdown(["configuration, by the slides (CIFAR-10, ε = 0.25)", "FID", "IS", "NFE"], [(name, *values) for name, values in PUBLISHED.items()])
+
+
+def claim_fewer(found: pd.DataFrame, rows: pd.DataFrame) -> tuple[str, str]:
+    """The slides' conclusion: fewer calls of the target, and its performance kept, from `costs` and the `slides_rows` of one model."""
+    said, known = pays(found), rows[rows.images > 0].set_index("configuration")
+    names = "Speculative, temperature 1", f"Target ({_chain(found).steps} steps)"
+    if not set(names) <= set(known.index):
+        return said, "fewer calls, more rows; exact in law, by a proof that is tested; large samples not measured yet"
+    ours, chain = (known.loc[name] for name in names)
+    kept = chain.kid_low <= ours.kid <= chain.kid_high
+    return f"{said} KID {ours.kid:.4f}, the chain's {chain.kid:.4f}", "holds, at more rows" if kept else "fewer calls; KID outside the chain's band"

@@ -1,0 +1,79 @@
+"""Tables of the chapter on speculative sampling: what is not exact says so, and what is not measured too."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from frugal.figures import speculative_tables
+from frugal.measure import speculation
+from frugal.measure.arms import COLUMNS
+
+
+def costs(*rows):
+    base = {"arm": "a", "sampler": "speculative", "steps": 100, "draft": "tweedie", "verify": "replay", "window": 10, "churn": 0.5, "temperature": 1.0,
+            "images": 2, "calls": 20.0, "calls_median": 20.0, "calls_max": 21.0, "rows": 200.0, "draft_rows": 0.0, "seconds": 2.0, "accepted": 0.5}
+    return pd.DataFrame([base | row for row in rows], columns=speculation.COST_COLUMNS)
+
+
+CHAIN = {"sampler": "ddim", "draft": None, "verify": None, "calls": 100.0, "rows": 100.0, "seconds": 1.0}
+
+
+def test_whatever_is_not_exact_says_so():
+    table = speculative_tables.arms(costs({}, {"temperature": 2.0}, CHAIN, CHAIN | {"steps": 30}, {"sampler": "dpmpp_2m", "steps": 20})).splitlines()[2:]
+    laws = [line.split(" | ")[1] for line in table]
+    assert laws == ["exact in law", "approximate", "itself", "a shorter chain", "another sampler"]
+    assert "temperature 2" in table[1] and "sequential chain, 30 steps" in table[3] and "1 of 2" in table[0]
+
+
+def test_what_it_costs_is_said_of_the_exact_arm_alone():
+    said = speculative_tables.pays(costs({}, {"temperature": 2.0, "calls": 5.0}, CHAIN))
+    assert "20.0 calls in place of 100, 5.0 times fewer" in said and "2.0 times the time" in said
+    assert "50 % of the time" in speculative_tables.pays(costs({"seconds": 0.5}, CHAIN))
+
+
+def slides(model="m", **kid):
+    """Rows of one model as `speculation.slides_rows` gives them, by KID; the chain's band is 0.009 to 0.011."""
+    names = {"draft": "Draft (100 steps)", "target": "Target (100 steps)", "few": "Target (30 steps)", "short": "Target (10 steps)", "ours": "Speculative, temperature 1",
+             "warm": "Speculative, temperature 2"}
+    rows = [
+        {"configuration": names[key], "model": model, "kid": value, "kid_low": value - 0.001, "kid_high": value + 0.001, "score": 3.5, "rows": 100.0, "accepted": 0.9, "calls": 17.5,
+         "images": np.nan if np.isnan(value) else 512} for key, value in kid.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["configuration", *COLUMNS])
+
+
+def test_the_slides_table_names_the_law_the_band_and_what_is_lacking():
+    rows = pd.concat([slides(target=0.01, few=np.nan, ours=0.0105), slides("other", draft=0.05, target=0.01, warm=0.02)])
+    mine, other = speculative_tables.slides(rows).split("\n\n")
+    assert mine.startswith("| `m` |") and other.startswith("| `other` |")
+    assert "| Target (100 steps) | itself | 3.50 | 0.010 (0.009 to 0.011) |  | 17.5 | 100 | 90.0% |" in mine
+    assert "| Target (30 steps) | a shorter chain | not measured |" in mine and "| Speculative, temperature 1 | exact in law | 3.50 | 0.011 (0.010 to 0.011) | yes |" in mine
+    assert "| Draft (100 steps) | another network's | 3.50 | 0.050 (0.049 to 0.051) | no |" in other and "| Speculative, temperature 2 | approximate |" in other
+    assert "| 2.34 | 10.32 | 35.40 |" in speculative_tables.published()
+
+
+def test_laws_are_told_apart_model_by_model():
+    rows = pd.concat([slides(target=0.01, few=0.02, short=0.03, ours=0.0105, warm=0.0205), slides("other", target=0.01, few=0.02, short=0.0105, ours=0.02, warm=0.022)])
+    said = speculative_tables.tested(rows)
+    assert "1 of 2 arms that are exact" in said and "10 steps of 1 of 2 models" in said and "30 sequential steps: 1 of 2" in said
+    assert "not measured" in speculative_tables.tested(slides(target=0.01, ours=np.nan))
+
+
+def test_shipped_counts_name_the_law_and_lack_nothing_silently():
+    rows = pd.DataFrame({"sampler": ["ddim", "speculative", "speculative"], "arm": ["d", "s", "s, temperature 2.0"], "images": 64, "calls": 17.25, "calls_median": 17.0,
+                         "calls_max": 21, "rows": 260.0, "model": "m"})
+    lines = speculative_tables.counted(rows).splitlines()[2:]
+    assert lines == ["| `m` | s | exact in law | 64 | 17.2 | 17 | 21 | 260 |", "| `m` | s, temperature 2.0 | approximate | 64 | 17.2 | 17 | 21 | 260 |"]
+    assert "frugal sweep steps" in speculative_tables.counted(rows[:1])
+
+
+def test_the_riddle_is_seen_only_where_both_sides_of_it_are():
+    rows = slides(target=0.01, few=0.02, short=0.5).assign(score=[3.5, 3.6, 9.0])
+    assert "3.50 to 3.60" in speculative_tables.oddity(rows) and "the same riddle" in speculative_tables.oddity(rows)
+    assert "do not part" in speculative_tables.oddity(rows.assign(score=[3.5, 3.4, 9.0])) and "not measured" in speculative_tables.oddity(rows[:1])
+
+
+@pytest.mark.parametrize(("kid", "verdict"), [({}, "not measured yet"), ({"target": 0.01, "ours": 0.0105}, "holds"), ({"target": 0.01, "ours": 0.02}, "outside")])
+def test_the_claim_is_judged_by_large_samples(kid, verdict):
+    said, found = speculative_tables.claim_fewer(costs({}, CHAIN), slides(**kid))
+    assert verdict in found and "20.0 calls" in said and ("KID" in said) == bool(kid)
