@@ -93,7 +93,7 @@ def test_a_run_shows_what_the_notebook_prints_and_writes_the_output(chapter, cap
     code, out, _ = frugal(capfd, "run", chapter, "-p", "ratio", "0.5", "-p", "seed", "3", output)
     assert code == 0
     assert "merging 0.5, seed 3" in out and str(output) in out
-    assert "papermill" in nbformat.read(output, as_version=4).metadata
+    assert "papermill" in nbformat.read(output, as_version=4).metadata and str(tmp_path) not in output.read_text(encoding="utf-8")
     assert not list(output.parent.glob("*.failed.ipynb")) and not list(elsewhere.iterdir())
 
 

@@ -1,6 +1,7 @@
 """Notebooks from outside: where a chapter is, what it can be asked, and running it with papermill."""
 
 import ast
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,4 +89,13 @@ def run(notebook: Path, output: Path, given: dict[str, Any]) -> Path:
         execute_notebook(str(notebook), str(unfinished), given, progress_bar=False, **streams)
     except PapermillExecutionError as failure:
         raise CellFailed(f"{failure.ename}: {failure.evalue}".strip().splitlines()[-1]) from None
+    _forget_paths(unfinished)
     return unfinished.replace(output)
+
+
+def _forget_paths(file: Path) -> None:
+    """Leave out of a notebook's metadata the folders of this machine that papermill notes: notebooks are handed on."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("input_path", "output_path"):
+        content["metadata"]["papermill"].pop(key)
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -16,6 +16,10 @@ IMAGES = """Array.from(document.images, image => {
   const hidden = image.closest("article") ? image.closest("details:not([open])") !== null : !image.checkVisibility();
   return {src: image.src, alt: image.alt, width: image.naturalWidth, seen: hidden || box.width * box.height > 0};
 })"""
+SQUEEZED = """Array.from(document.querySelectorAll("article img"), image => {
+  const box = image.getBoundingClientRect();
+  return {src: image.src, by: box.width * image.naturalHeight / (box.height * image.naturalWidth)};
+}).filter(image => Math.abs(image.by - 1) > 0.02)"""
 PHONE = {"width": 390, "height": 844}
 
 
@@ -120,16 +124,17 @@ def test_the_search_finds_token_merging(pages, browser):
     assert any("05_experiments" in link for link in found) and any("04_attention" in link for link in found)
 
 
-def test_nothing_is_wider_than_a_phone(pages, browser):
+def test_on_a_phone_nothing_is_too_wide_and_pictures_keep_their_shape(pages, browser):
     address, visited = pages
-    page, wide = browser.new_page(viewport=PHONE), {}
+    page, wide, squeezed = browser.new_page(viewport=PHONE), {}, []
     for path in visited:
         page.goto(f"{address}/{path}", wait_until="networkidle")
         width = page.evaluate("document.documentElement.scrollWidth")
         if width > PHONE["width"]:
             wide[path] = width
+        squeezed += page.evaluate(SQUEEZED)
     page.close()
-    assert wide == {}
+    assert wide == {} and squeezed == []
 
 
 def test_dark_mode_darkens_the_page_and_leaves_the_figures_light(pages, browser):

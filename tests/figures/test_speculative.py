@@ -57,13 +57,16 @@ def test_distances_are_drawn_at_two_lags_and_over_all(about):
 
 
 def test_churn_is_best_where_it_was_measured_best(about):
-    calls = pd.DataFrame({"churn": [0.25, 0.5, 0.5], "calls": [30.0, 22.0, 25.0], "verify": ["replay", "replay", "reflection"], "draft": "tweedie", "window": 10, "images": 2})
+    calls = pd.DataFrame({"churn": [0.25, 0.5, 1.0, 0.5], "calls": [30.0, 22.0, 24.0, 25.0], "verify": [*["replay"] * 3, "reflection"], "draft": "tweedie", "window": 10, "images": 2})
+    calls = calls.assign(calls_min=calls.calls - 2, calls_max=calls.calls + 1)
     drawn = speculative.churn(distances((0.25, 0.5, 1.0)), calls, about)
-    assert "velocity at 0.5, clean at 0.5" in drawn.alt and "22.0 at 0.5 (replay), 25.0 at 0.5 (reflection)" in drawn.alt
+    assert "velocity at 0.5, clean at 0.5" in drawn.alt
+    assert "22.0 at 0.5 (replay, not told from 1 by these images); 25.0 at 0.5 (reflection)." in drawn.alt
     parts, ratio, cost = drawn.figure.axes
     assert list(parts.lines[0].get_ydata()) == [0.25, 0.5, 1.0]
     assert list(ratio.lines[0].get_ydata()) == pytest.approx([1.0625, 1, 1.25])
-    assert list(cost.lines[0].get_ydata()) == [30, 22]
+    assert list(cost.lines[0].get_ydata()) == [30, 22, 24]
+    assert [bar[:, 1].tolist() for bar in cost.collections[0].get_segments()] == [[28, 31], [20, 23], [22, 25]]
 
 
 def test_dimensions_tell_their_slope(about):

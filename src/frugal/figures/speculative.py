@@ -151,7 +151,8 @@ def churn(found: pd.DataFrame, calls: pd.DataFrame, about: About, *, lag: int = 
             ratio.plot(rows.groupby("churn").distance.median(), markersize=5, label=draft, **LOOK[draft])
         _half(ratio)
         for verify, rows in calls.groupby("verify", sort=False):
-            cost.plot(rows.sort_values("churn").churn, rows.sort_values("churn").calls, markersize=5, label=verify, **VERIFY[verify])
+            reach = (rows.calls - rows.calls_min, rows.calls_max - rows.calls)
+            cost.errorbar(rows.churn, rows.calls, yerr=reach, markersize=5, capsize=3, elinewidth=0.8, label=verify, **VERIFY[verify])
         parts.set(yscale="log", title=f"at step {int(middle.step.iloc[0])}", xlabel="churn")
         ratio.set(yscale="log", title="their ratio", xlabel="churn", ylabel=r"median $|m_p - m_q|$ / std")
         for place in (ratio.yaxis.set_major_formatter, ratio.yaxis.set_minor_formatter):
@@ -161,7 +162,8 @@ def churn(found: pd.DataFrame, calls: pd.DataFrame, about: About, *, lag: int = 
             axes.legend(fontsize=7.5)
     caption = (
         f"What churn does, {found.model.iloc[0]}, drafts asked {lag} step before. Left, the noise of a step and what the drafts miss; middle, one over the other, median of all "
-        f"steps; right, calls of an image by the draft {calls.draft.iloc[0]} with windows of {calls.window.iloc[0]}, mean of {calls.images.iloc[0]} image(s)."
+        f"steps; right, calls of an image by the draft {calls.draft.iloc[0]} with windows of {calls.window.iloc[0]}, mean of {calls.images.iloc[0]} image(s), bars "
+        "from the fewest to the most."
     )
     return style.finish(figure, name, f"Curves over churn. {best_churn(found, calls, lag)}", caption, about)
 
@@ -170,8 +172,15 @@ def best_churn(found: pd.DataFrame, calls: pd.DataFrame, lag: int = 1) -> str:
     """Where distance and calls are lowest, in words."""
     medians = found[found.lag == lag].groupby(["draft", "churn"], sort=False).distance.median()
     near = [f"{draft} at {medians[draft].idxmin():g}" for draft in found.draft.unique()]
-    few = [f"{rows.calls.min():.1f} at {rows.churn[rows.calls.idxmin()]:g} ({verify})" for verify, rows in calls.groupby("verify", sort=False)]
-    return f"Nearest to the target: {', '.join(near)}. Fewest calls: {', '.join(few)}."
+    return f"Nearest to the target: {', '.join(near)}. Fewest calls: {'; '.join(_fewest(rows) for _, rows in calls.groupby('verify', sort=False))}."
+
+
+def _fewest(rows: pd.DataFrame) -> str:
+    """At which churn one way of judging took fewest calls, and which others the same images do not tell from it."""
+    best = rows.loc[rows.calls.idxmin()]
+    alike = rows[(rows.churn != best.churn) & (rows.calls_min <= best.calls_max)].churn
+    also = f", not told from {', '.join(f'{churn:g}' for churn in alike)} by these images" if len(alike) else ""
+    return f"{best.calls:.1f} at {best.churn:g} ({best.verify}{also})"
 
 
 def dimension(tables: Iterable[pd.DataFrame], about: About, *, draft: str = "tweedie", name: str = "08_dimension") -> Drawn:

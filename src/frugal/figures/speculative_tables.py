@@ -17,7 +17,7 @@ def arms(found: pd.DataFrame) -> str:
     """`speculation.costs` as a Markdown table; whatever is not exact says so."""
     steps = _chain(found).steps
     rows = [
-        (_named(row), _law(row, steps), f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", f"{row.seconds:.2f} s",
+        (_named(row), _law(row, steps), f"{row.calls:.1f}", f"{row.calls_median:g}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", f"{row.seconds:.2f} s",
          "" if np.isnan(row.accepted) else f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
     ]  # fmt: skip
     return markdown(["way", f"law of the {steps}-step chain", "calls: mean", "median", "most", "rows", "time of an image", "accepted"], rows)
@@ -108,7 +108,7 @@ def counted(rows: pd.DataFrame) -> str:
     if some.empty:
         return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
     lines = [
-        (f"`{row.model}`", row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:.0f}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
+        (f"`{row.model}`", row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:g}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
         for row in some.itertuples()
     ]  # fmt: skip
     return markdown(["shipped records", "arm", "law", "images", "calls: mean", "median", "most", "rows"], lines)

@@ -26,7 +26,7 @@ DEFAULTS = {"draft": speculative.DRAFT, "window": speculative.WINDOW, "churn": s
 FEW = 30  # steps of the shorter chain
 SHORTEST = 10  # steps of a chain so short that a test of laws must refuse it
 LARGE = 512  # images from which a distance of distributions is shown
-COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_max", "rows",
+COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_min", "calls_max", "rows",
                 "draft_rows", "seconds", "accepted"]  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def costs(subject: Subject, ways: Iterable[Arm], images: int = 2, seed: int = 0,
 def _cost_row(arm: Arm, drawn: pd.DataFrame) -> dict:
     options = DEFAULTS | dict(arm.options) if arm.sampler == "speculative" else dict(arm.options)
     row = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "images": len(drawn)} | options
-    row |= {"calls": drawn.calls.mean(), "calls_median": drawn.calls.median(), "calls_max": drawn.calls.max()}
+    row |= {"calls": drawn.calls.mean(), "calls_median": drawn.calls.median(), "calls_min": drawn.calls.min(), "calls_max": drawn.calls.max()}
     row |= {name: drawn[name].mean() if name in drawn else math.nan for name in ("rows", "draft_rows", "accepted")}
     return row | {"seconds": drawn.seconds.median()}
 
