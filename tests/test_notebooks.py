@@ -201,6 +201,14 @@ def test_speculative_sampling_of_a_pipeline_of_ones_own(tmp_path):
     assert "| itself | 8.0 |" in told and "of 1 |" not in told and "| Target (8 steps) | not measured |" in told
 
 
+@pytest.mark.parametrize("chapter", ["07_samplers", "08_speculative", "09_parallel"])
+def test_fewer_steps_of_a_model_that_follows_text(tmp_path, chapter):
+    words = [word for name, value in {"scale": "smoke", "model": "faces-sd", "images": "1"}.items() for word in ("-p", name, value)]
+    run = papermill(tmp_path, str(ROOT / "notebooks" / f"{chapter}.ipynb"), "out.ipynb", *words)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "faces-sd" in text(read(tmp_path / "out.ipynb"))
+
+
 @pytest.mark.parametrize(("model", "weights"), [("nonsense", "auto"), ("faces-ldm", "hub"), ("ddpm-cifar10-32", "embedded"), ("ddpm-cifar10-32", "random")])
 def test_chapter_8_refuses_models_and_weights_that_do_not_fit(model, weights):
     with pytest.raises(ValueError, match="allowed"):

@@ -96,9 +96,13 @@ def fates(rows: int, committed: int) -> list[str]:
 
 
 def counted(subject: Subject, steps: int, seed: int = 0, *, scale: str = "quick", **options: Any) -> dict[str, int]:
-    """Calls and rows of the same image, as the method tells them and as a hook on the network counts them."""
-    values = _rounds_cell(subject, steps, seed, options).measure(scale).values
-    told = {"calls told": len(values["rows"]), "rows told": int(values["rows"].sum())}
+    """Calls and rows of the same image, as the method tells them and as a hook on the network counts them.
+
+    With guidance a state is two rows of the network.
+    """
+    values, given = _rounds_cell(subject, steps, seed, options).measure(scale).values, said(subject, steps, seed)
+    rows = 2 if samplers._guided(given.get("guidance"), given.get("prompts")) else 1
+    told = {"calls told": len(values["rows"]), "rows told": rows * int(values["rows"].sum())}
     return told | {f"{name} counted": int(values[f"hook_{name}"][0]) for name in ("calls", "rows")}
 
 
@@ -120,7 +124,13 @@ def _rounds(subject: Subject, steps: int, seed: int, options: dict[str, Any]) ->
 
 def speculation(steps: int, **options: Any) -> Arm:
     """The arm of speculative sampling with these options, those that are the sampler's own left out: as the sweeps name it."""
-    return Arm.of("speculative", steps, **{name: value for name, value in options.items() if value != DEFAULTS[name]})
+    told = {name: float(value) if name in ("churn", "temperature") else value for name, value in options.items()}  # 1 goes by the name of 1.0
+    return Arm.of("speculative", steps, **{name: value for name, value in told.items() if value != DEFAULTS[name]})
+
+
+def chain_of(steps: int, churn: float) -> Arm:
+    """The sequential chain."""
+    return Arm.of("ddim", steps, eta=float(churn))
 
 
 def ways(steps: int, churn: float, window: int, temperature: float, plan: Plan, draft: Subject | None = None) -> list[Arm]:
@@ -136,7 +146,7 @@ def ways(steps: int, churn: float, window: int, temperature: float, plan: Plan, 
         for kind, verify in (("velocity", "reflection"), ("tweedie", "reflection"), ("tweedie", "replay"))
     ]
     narrow = [speculation(steps, churn=churn, window=size) for size in plan.windows]
-    chains = [Arm.of("ddim", length, eta=churn) for length in sorted({steps, min(FEW, steps)}, reverse=True)]
+    chains = [chain_of(length, churn) for length in sorted({steps, min(FEW, steps)}, reverse=True)]
     return list(dict.fromkeys([*own, *grid, *narrow, *warm, *chains]))
 
 
@@ -194,7 +204,7 @@ def _placed(model: zoo.Model, steps: int) -> int:
 def slides_arms(steps: int, churn: float, draft: str | None = None) -> dict[str, Arm]:
     """The slides' columns as arms of the target: Target at three lengths, Speculative at both temperatures and with a draft network."""
     lengths = (steps, *(count for count in (FEW, SHORTEST) if count < steps))
-    found = {f"Target ({count} steps)": Arm.of("ddim", count, eta=churn) for count in lengths}
+    found = {f"Target ({count} steps)": chain_of(count, churn) for count in lengths}
     found |= {f"Speculative, temperature {t:g}": speculation(steps, churn=churn, temperature=t) for t in (1.0, 2.0)}
     return found | ({"Speculative, temperature 1, draft network": speculation(steps, churn=churn, draft=draft)} if draft else {})
 
