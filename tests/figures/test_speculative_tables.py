@@ -1,12 +1,16 @@
 """Tables of the chapter on speculative sampling: what is not exact says so, and what is not measured too."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from frugal.figures import speculative_tables
-from frugal.measure import speculation
+from frugal.measure import arms, fewer_steps, speculation
 from frugal.measure.arms import COLUMNS
+from frugal.measure.plan import Subject
+from frugal.methods import speculative
 
 
 def costs(*rows):
@@ -28,6 +32,7 @@ def test_whatever_is_not_exact_says_so():
 def test_what_it_costs_is_said_of_the_exact_arm_alone():
     said = speculative_tables.pays(costs({}, {"temperature": 2.0, "calls": 5.0}, CHAIN))
     assert "20.0 calls in place of 100, 5.0 times fewer" in said and "2.0 times the time" in said
+    assert "calls in place of 100, to which come 90 of the smaller network" in speculative_tables.pays(costs({"draft_rows": 90.0}, CHAIN))
     assert "50 % of the time" in speculative_tables.pays(costs({"seconds": 0.5}, CHAIN))
 
 
@@ -43,12 +48,12 @@ def slides(model="m", **kid):
 
 
 def test_the_slides_table_names_the_law_the_band_and_what_is_lacking():
-    rows = pd.concat([slides(target=0.01, few=np.nan, ours=0.0105), slides("other", draft=0.05, target=0.01, warm=0.02)])
-    mine, other = speculative_tables.slides(rows).split("\n\n")
+    rows = pd.concat([slides(target=0.01, few=np.nan, ours=0.0105), slides("other", draft=0.05, target=0.01, warm=0.02).assign(arm=["draft", "chain", "warm"])])
+    mine, other = speculative_tables.slides(rows, {"other": costs({"arm": "warm", "seconds": 0.5})}).split("\n\n")
     assert mine.startswith("| `m` |") and other.startswith("| `other` |")
-    assert "| Target (100 steps) | itself | 3.50 | 0.010 (0.009 to 0.011) |  | 17.5 | 100 | 90.0% |" in mine
+    assert "| Target (100 steps) | itself | 3.50 | 0.010 (0.009 to 0.011) |  | 17.5 | 100 |  |  | 90.0% |" in mine
     assert "| Target (30 steps) | a shorter chain | not measured |" in mine and "| Speculative, temperature 1 | exact in law | 3.50 | 0.011 (0.010 to 0.011) | yes |" in mine
-    assert "| Draft (100 steps) | another network's | 3.50 | 0.050 (0.049 to 0.051) | no |" in other and "| Speculative, temperature 2 | approximate |" in other
+    assert "| Draft (100 steps) | another network's | 3.50 | 0.050 (0.049 to 0.051) | no |" in other and "| no | 17.5 | 100 |  | 0.50 s | 90.0% |" in other and "| Speculative, temperature 2 | approximate |" in other
     assert "| 2.34 | 10.32 | 35.40 |" in speculative_tables.published()
 
 
@@ -59,12 +64,30 @@ def test_laws_are_told_apart_model_by_model():
     assert "not measured" in speculative_tables.tested(slides(target=0.01, ours=np.nan))
 
 
+def test_the_churns_of_good_chains_are_those_of_every_model():
+    rows = pd.DataFrame({"arm": ["ddim, 100 steps, eta 0.5", "ddim, 100 steps, eta 1.0", "ddim, 30 steps, eta 0.5"] * 2, "steps": [100, 100, 30] * 2, "images": 512,
+                         "model": ["a"] * 3 + ["b"] * 3, "kid": [0.5, 0.9, 9, 0.6, 0.55, 9], "kid_high": [0.7, 1.1, 9, 0.8, 0.75, 9]})
+    said = speculative_tables.churns(rows, 0.5)
+    assert "a: 0.50 at 0.5, 0.90 at 1, the best one's band ending at 0.70; b: 0.60 at 0.5, 0.55 at 1, the best one's band ending at 0.75." in said
+    assert "on every model: 0.5; here the churn is 0.5" in said and "not measured" in speculative_tables.churns(rows.assign(images=64), 0.5)
+
+
 def test_shipped_counts_name_the_law_and_lack_nothing_silently():
     rows = pd.DataFrame({"sampler": ["ddim", "speculative", "speculative"], "arm": ["d", "s", "s, temperature 2.0"], "images": 64, "calls": 17.25, "calls_median": 17.0,
-                         "calls_max": 21, "rows": 260.0, "model": "m"})
+                         "calls_max": 21, "rows": 260.0, "draft_rows": [0, 0, 211.0], "model": "m"})
     lines = speculative_tables.counted(rows).splitlines()[2:]
-    assert lines == ["| `m` | s | exact in law | 64 | 17.2 | 17 | 21 | 260 |", "| `m` | s, temperature 2.0 | approximate | 64 | 17.2 | 17 | 21 | 260 |"]
+    assert lines == ["| `m` | s | exact in law | 64 | 17.2 | 17 | 21 | 260 |  |", "| `m` | s, temperature 2.0 | approximate | 64 | 17.2 | 17 | 21 | 260 | 211 |"]
     assert "frugal sweep steps" in speculative_tables.counted(rows[:1])
+
+
+def test_the_laws_of_the_shipped_samples_are_told_apart():
+    """What the project says of its own models: exact arms have their chain's KID, and the test refuses ten steps."""
+    rows = pd.concat([speculation.slides_rows(Subject(name), speculation.own_draft(name), fewer_steps.CHAIN, speculative.CHURN) for name in fewer_steps.NAMES])
+    said = re.fullmatch(r".*: (\d) of (\d) arms that are exact.*refuses the chain of 10 steps of (\d) of (\d) models.*30 sequential steps: (\d) of (\d)\.", speculative_tables.tested(rows))
+    inside, exact, refused, models, warm, all_warm = map(int, said.groups())
+    assert inside == exact >= 2 and refused == models == 3 and warm == all_warm >= 1
+    chosen = speculative_tables.churns(pd.concat([arms.shipped(Subject(name)) for name in fewer_steps.NAMES]), speculative.CHURN)
+    assert f"{speculative.CHURN:g}" in chosen.partition("on every model: ")[2].partition(";")[0].split(", ")
 
 
 def test_the_riddle_is_seen_only_where_both_sides_of_it_are():

@@ -1,5 +1,7 @@
 """Tables and sentences of the chapter on speculative sampling: what the arms cost, whose law they have, and the slides' table."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -17,10 +19,15 @@ def arms(found: pd.DataFrame) -> str:
     """`speculation.costs` as a Markdown table; whatever is not exact says so."""
     steps = _chain(found).steps
     rows = [
-        (_named(row), _law(row, steps), f"{row.calls:.1f}", f"{row.calls_median:g}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", f"{row.seconds:.2f} s",
+        (_named(row), _law(row, steps), f"{row.calls:.1f}", f"{row.calls_median:g}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", _draft_rows(row), f"{row.seconds:.2f} s",
          "" if np.isnan(row.accepted) else f"{row.accepted * row.images:.0f} of {row.images}") for row in found.itertuples()
     ]  # fmt: skip
-    return markdown(["way", f"law of the {steps}-step chain", "calls: mean", "median", "most", "rows", "time of an image", "accepted"], rows)
+    return markdown(["way", f"law of the {steps}-step chain", "calls: mean", "median", "most", "rows", "of the draft", "time of an image", "accepted"], rows)
+
+
+def _draft_rows(row) -> str:
+    """Rows of a draft network, which are its calls in a row: it writes one state after another."""
+    return f"{row.draft_rows:.0f}" if row.draft_rows > 0 else ""
 
 
 def _named(row) -> str:
@@ -50,22 +57,25 @@ def pays(found: pd.DataFrame) -> str:
     best, chain = exact.loc[exact.calls.idxmin()], _chain(found)
     times = best.seconds / chain.seconds
     spent = f"{times:.1f} times the time" if times > 1 else f"{100 * times:.0f} % of the time"
-    return (
-        f"With {_named(best)}: {best.calls:.1f} calls in place of {chain.calls:.0f}, {chain.calls / best.calls:.1f} times fewer in a row; {best.rows:.0f} rows in place of "
-        f"{chain.rows:.0f}, and {spent} on this device."
-    )
+    own = f", to which come {best.draft_rows:.0f} of the smaller network, one after another" if best.draft_rows > 0 else f", {chain.calls / best.calls:.1f} times fewer in a row"
+    return f"With {_named(best)}: {best.calls:.1f} calls in place of {chain.calls:.0f}{own}; {best.rows:.0f} rows in place of {chain.rows:.0f}, and {spent} on this device."
 
 
-def slides(rows: pd.DataFrame) -> str:
-    """The slides' table turned on its side, one for each model of `speculation.slides_rows`: a row a configuration."""
+def slides(rows: pd.DataFrame, timed: Mapping[str, pd.DataFrame]) -> str:
+    """The slides' table turned on its side, one for each model of `speculation.slides_rows`: a row a configuration.
+
+    timed: `speculation.costs` of some of the models, whose seconds on this device stand beside the arms.
+    """
+    seconds = {(model, row.arm): f"{row.seconds:.2f} s" for model, found in timed.items() for row in found.itertuples()}
     tables = []
     for model, some in rows.groupby("model", sort=False):
         chain = _whole(some)
         lines = [
             (row.configuration, _law_of(row, chain), f"{row.score:.2f}", f"{row.kid:.3f} ({row.kid_low:.3f} to {row.kid_high:.3f})", _inside(row, chain), f"{row.calls:.1f}",
-             f"{row.rows:.0f}", f"{row.accepted:.1%}") if row.images > 0 else (row.configuration, _law_of(row, chain), "not measured", *[""] * 5) for row in some.itertuples()
+             f"{row.rows:.0f}", _draft_rows(row), seconds.get((model, row.arm), ""), f"{row.accepted:.1%}") if row.images > 0
+            else (row.configuration, _law_of(row, chain), "not measured", *[""] * 7) for row in some.itertuples()
         ]  # fmt: skip
-        tables.append(markdown([f"`{model}`", "law", "reader-IS", "KID (95 % band)", "in the chain's band", "NFE", "rows", "accepted"], lines))
+        tables.append(markdown([f"`{model}`", "law", "reader-IS", "KID (95 % band)", "in the chain's band", "NFE", "rows", "of the draft", "time of an image", "accepted"], lines))
     return "\n\n".join(tables)
 
 
@@ -102,16 +112,30 @@ def tested(rows: pd.DataFrame) -> str:
     )
 
 
+def churns(rows: pd.DataFrame, churn: float) -> str:
+    """KID of the whole chain over churn, and whether it is as good as the best of its model: in words, from `arms.shipped`."""
+    told, good, chains = [], [], rows[rows.arm.str.contains("eta") & (rows.images >= speculation.LARGE)]
+    chains = chains.assign(churn=chains.arm.str.extract(r"eta (\S+)$")[0].astype(float)).sort_values("churn")
+    for model, some in chains[chains.steps == chains.steps.max()].groupby("model", sort=False):
+        limit = some.kid_high[some.kid.idxmin()]
+        told.append(f"{model}: {', '.join(f'{row.kid:.2f} at {row.churn:g}' for row in some.itertuples())}, the best one's band ending at {limit:.2f}")
+        good.append(set(some.churn[some.kid <= limit]))
+    if not told:
+        return "How good the chain is at other churns is not measured yet."
+    everywhere = ", ".join(f"{value:g}" for value in sorted(set.intersection(*good)))
+    return f"KID of the sequential chain over churn: {'; '.join(told)}. Inside on every model: {everywhere or 'none'}; here the churn is {churn:g}."
+
+
 def counted(rows: pd.DataFrame) -> str:
     """Calls of the speculative arms of `arms.shipped`: a Markdown table, or what measures them."""
     some = rows[rows.sampler == "speculative"]
     if some.empty:
         return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
     lines = [
-        (f"`{row.model}`", row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:g}", f"{row.calls_max:.0f}", f"{row.rows:.0f}")
+        (f"`{row.model}`", row.arm, APPROXIMATE if "temperature" in row.arm else EXACT, row.images, f"{row.calls:.1f}", f"{row.calls_median:g}", f"{row.calls_max:.0f}", f"{row.rows:.0f}", _draft_rows(row))
         for row in some.itertuples()
     ]  # fmt: skip
-    return markdown(["shipped records", "arm", "law", "images", "calls: mean", "median", "most", "rows"], lines)
+    return markdown(["shipped records", "arm", "law", "images", "calls: mean", "median", "most", "rows", "of the draft"], lines)
 
 
 def oddity(rows: pd.DataFrame) -> str:
