@@ -34,13 +34,13 @@ class Share:
     ratio: float
     way: str
     milliseconds: float
-    speedup: float  # over the untouched layer
+    speedup: Estimate  # seconds of the untouched layer / these seconds, round by round
     ideal: float  # speed-up of the layer on the tokens kept
     share: Estimate  # ideal seconds / these seconds, round by round
 
     def __str__(self) -> str:
         return (
-            f"ratio {self.ratio:.2f} {self.way:14}: {self.milliseconds:7.1f} ms, x{self.speedup:.2f} of an ideal x{self.ideal:.2f}: "
+            f"ratio {self.ratio:.2f} {self.way:14}: {self.milliseconds:7.1f} ms, x{self.speedup.value:.2f} of an ideal x{self.ideal:.2f}: "
             f"share {self.share.value:.2f} ({self.share.low:.2f} to {self.share.high:.2f})"
         )
 
@@ -75,11 +75,15 @@ def compared(record: records.Record, reuse: Sequence[int] = REUSES) -> list[Shar
         if f"tomesd {ratio:g}" in found:
             ways["tomesd"] = found[f"tomesd {ratio:g}"]
         for name, seconds in ways.items():
-            gained = cost.paired_interval(seconds, ideal)
-            share = Estimate(1 + gained.value, 1 + gained.low, 1 + gained.high, gained.n)
-            times = [float(np.median(values)) for values in (found["whole"], ideal, seconds)]
-            rows.append(Share(ratio, name, 1e3 * times[2], times[0] / times[2], times[0] / times[1], share))
+            speedup, share = _times_as_fast(found["whole"], seconds), _times_as_fast(ideal, seconds)
+            rows.append(Share(ratio, name, 1e3 * float(np.median(seconds)), speedup, _times_as_fast(found["whole"], ideal).value, share))
     return rows
+
+
+def _times_as_fast(baseline: np.ndarray, seconds: np.ndarray) -> Estimate:
+    """Baseline's seconds over these, round by round, with its interval."""
+    more = cost.paired_interval(seconds, baseline)
+    return Estimate(1 + more.value, 1 + more.low, 1 + more.high, more.n)
 
 
 def way(method: str = merging.METHOD, reuse: int = merging.REUSE) -> str:
