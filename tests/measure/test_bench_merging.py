@@ -73,10 +73,11 @@ def test_the_layer_and_its_ways(monkeypatch):
 def test_a_layer_is_compared_round_by_round():
     """A round that is slow throughout changes no ratio."""
     rounds = np.array([1.0, 1.0, 3.0])
-    seconds = {"whole": 4 * rounds, "ideal 0.5": rounds, "alone 0.5": 2 * rounds, "first 0.5": 2 * rounds, "later 0.5": rounds}
+    seconds = {"whole": 4 * rounds, "ideal 0.5": rounds, "alone 0.5": 2 * rounds, "first 0.5": 2 * rounds, "later 0.5": np.array([1.0, 2.0, 3.0])}
     record = SimpleNamespace(values=seconds, asked={"method": "tome", "ratios": [0.5]})
-    [row] = merging_layer.compared(record, reuse=(1,))
+    row, reused = merging_layer.compared(record, reuse=(1, 2))
     assert (row.ideal, row.milliseconds) == (4, 2000) and (row.speedup.low, row.speedup.value, row.speedup.high) == (2, 2, 2)
+    assert reused.speedup.low == reused.speedup.value == 2 < reused.speedup.high  # 4 s over a median of 2; the other rounds gain more
     assert row.share.value == 0.5 and "x2.00 of an ideal x4.00" in str(row)
 
 

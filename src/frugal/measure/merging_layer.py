@@ -24,6 +24,7 @@ from .quality import Estimate
 BATCH, CHANNELS, HEAD, PIXELS = 2, 320, 40, 8  # of SD v1-5: both halves of guidance; channels a head; pixels a token's side
 RATIOS = (0.25, 0.5, 0.75)
 REUSES = (merging.REUSE, 1, 5, merging.LONGEST_REUSE)  # steps that a choice serves: the default first, then never and longer
+DRAWS = 2000  # of the bootstrap
 LEAST = {0.25: 0.9, 0.5: 0.9, 0.75: 0.75}  # share of the ideal speed-up that the default method and reuse are to reach
 
 
@@ -34,7 +35,7 @@ class Share:
     ratio: float
     way: str
     milliseconds: float
-    speedup: Estimate  # seconds of the untouched layer / these seconds, round by round
+    speedup: Estimate  # over the untouched layer
     ideal: float  # speed-up of the layer on the tokens kept
     share: Estimate  # ideal seconds / these seconds, round by round
 
@@ -75,15 +76,18 @@ def compared(record: records.Record, reuse: Sequence[int] = REUSES) -> list[Shar
         if f"tomesd {ratio:g}" in found:
             ways["tomesd"] = found[f"tomesd {ratio:g}"]
         for name, seconds in ways.items():
-            speedup, share = _times_as_fast(found["whole"], seconds), _times_as_fast(ideal, seconds)
-            rows.append(Share(ratio, name, 1e3 * float(np.median(seconds)), speedup, _times_as_fast(found["whole"], ideal).value, share))
+            gained = cost.paired_interval(seconds, ideal)
+            share = Estimate(1 + gained.value, 1 + gained.low, 1 + gained.high, gained.n)
+            speedup, best = _speedup(found["whole"], seconds), _speedup(found["whole"], ideal).value
+            rows.append(Share(ratio, name, 1e3 * float(np.median(seconds)), speedup, best, share))
     return rows
 
 
-def _times_as_fast(baseline: np.ndarray, seconds: np.ndarray) -> Estimate:
-    """Baseline's seconds over these, round by round, with its interval."""
-    more = cost.paired_interval(seconds, baseline)
-    return Estimate(1 + more.value, 1 + more.low, 1 + more.high, more.n)
+def _speedup(whole: np.ndarray, seconds: np.ndarray) -> Estimate:
+    """Ratio of the medians, with an interval from drawing whole rounds again."""
+    rounds = np.random.default_rng(0).integers(len(whole), size=(DRAWS, len(whole)))
+    drawn = np.median(whole[rounds], axis=1) / np.median(seconds[rounds], axis=1)
+    return Estimate(float(np.median(whole) / np.median(seconds)), *map(float, np.quantile(drawn, (0.025, 0.975))), len(whole))
 
 
 def way(method: str = merging.METHOD, reuse: int = merging.REUSE) -> str:
