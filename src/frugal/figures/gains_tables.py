@@ -146,7 +146,7 @@ def paper_and_thesis(found: list[tuple[str, Prediction]], peaks: pd.DataFrame, w
     for (name, size), both in _by_backend(found).items():
         what = f"time, `{name}`, {size[1]} px: merged with fused attention, against neither"
         rows.append((what, xformers, "not tried", f"{_together(**both):.2f}x predicted"))
-    rows.append((f"time, `{gains.TEXT}`, wherever it was measured", twice, "quality only", claim_twice(whole)[0]))
+    rows.append((f"time, `{gains.TEXT}`, by `frugal bench merging`", twice, "quality only", claim_twice(whole)[0]))
     rows.append(("the same: merged with fused attention, against neither", xformers, "not tried", claim_xformers(whole)[0]))
     rows.append(("peak memory", "up to 5.6x less (60 %)", "not measured", claim_memory(peaks)[0]))
     return markdown(["what", "paper (2303.17604)", "thesis", f"here, {found[0][1].ratio:.0%} where nothing else stands"], rows)
