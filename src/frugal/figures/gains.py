@@ -69,18 +69,20 @@ def prediction_against_measurement(points: pd.DataFrame, about: About, *, name: 
     missed = "; ".join(_missed(device, some) for device, some in devices.items())
     caption = (
         f"Stable Diffusion v1-5's network with random weights at points that were written down before any was measured, {len(points)} in all: ratios "
-        f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. The median error of "
-        f"whoever says that nothing changes is {nothing}. Of predict_speedup, {missed}. Dashed: as predicted. Bars: 95 % of paired rounds."
+        f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. "
+        f"The median error of whoever says that nothing changes is {nothing}. Of predict_speedup, {missed}. Dashed: as predicted. Bars: 95 % of paired rounds."
     )
     predicted, flops = (100 * errors(points, column).median for column in ("predicted", "flops"))
-    alt = f"Measured against predicted time saved; median errors {predicted:.1f} points, and {flops:.1f} by FLOPs alone. Of predict_speedup, {missed}."
+    median = f"median errors {predicted:.1f} points, and {flops:.1f} by FLOPs alone"
+    alt = f"Measured against predicted time saved; {median}. Of predict_speedup, {missed}."
     return style.finish(figure, name, alt, caption, replace(about, device=f"{', '.join(devices)}, float32"))  # where the points were measured
 
 
 def _missed(device: str, points: pd.DataFrame) -> str:
     """The largest error and the share of right signs, in words."""
     found = errors(points)
-    return f"on {device}: largest error {100 * found.largest:.1f} points, the right sign at {found.right} of the {found.sure} points whose interval leaves out zero"
+    right = f"the right sign at {found.right} of the {found.sure} points whose interval leaves out zero"
+    return f"on {device}: largest error {100 * found.largest:.1f} points, {right}"
 
 
 def _against(axes, points: pd.DataFrame, column: str, title: str) -> None:
@@ -160,7 +162,8 @@ def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *
 
 def _with_bars(axes, at: pd.Series, rows: pd.DataFrame, look: str, **options) -> None:
     """Speed-ups of `gains.layer_gains` with their intervals."""
-    spread = [(rows.speedup - rows.speedup_low).clip(lower=0), (rows.speedup_high - rows.speedup).clip(lower=0)]  # the medians of few rounds may lie outside
+    spread = rows.speedup - rows.speedup_low, rows.speedup_high - rows.speedup
+    spread = [ends.clip(lower=0) for ends in spread]  # the median of few rounds may lie outside of what is drawn again
     axes.errorbar(at, rows.speedup, yerr=spread, fmt=look, capsize=2, elinewidth=1, **options)
 
 
@@ -180,7 +183,10 @@ def governs(tokens: pd.DataFrame, widths: pd.DataFrame, about: About, *, name: s
             axes.minorticks_off()
         grid[0].set_ylabel("speed-up of the layer")
         grid[0].legend(fontsize=8)
-    caption = "What governs the gain, fused attention. Left, more tokens at the same width; right, more channels, and so more parameters, for the same tokens. " + BARS
+    caption = (
+        "What governs the gain, fused attention. Left, more tokens at the same width; right, more channels, and so more parameters, for the "
+        f"same tokens. {BARS}"
+    )
     return style.finish(figure, name, f"Two curves of speed-up. {governed(doublings(tokens, widths))}", caption, about)
 
 

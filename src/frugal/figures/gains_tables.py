@@ -30,10 +30,13 @@ def reach(found: list[tuple[str, Prediction]]) -> str:
     named = {f"`{name}` at {p.resolution[1]} px with {p.backend or 'its own'} attention": p for name, p in found}
     largest = max(named, key=lambda name: named[name].bound)
     within = [name for name, p in named.items() if p.bound >= TWICE]
-    said = f"Whoever expects a factor of two from these networks expects it from {words.span([p.time_share for p in named.values()], '{:.1%}'.format)} of a step. "
-    said += f"It is within the bound of {'; '.join(within)}." if within else f"No method gives it that acts there alone: the largest bound is {named[largest].bound:.2f}x, of {largest}."
+    share = words.span([p.time_share for p in named.values()], "{:.1%}".format)
+    none = f"No method gives it that acts there alone: the largest bound is {named[largest].bound:.2f}x, of {largest}."
+    said = f"Whoever expects a factor of two from these networks expects it from {share} of a step. "
+    said += f"It is within the bound of {'; '.join(within)}." if within else none
     for (name, size), both in _by_backend(found).items():
-        said += f" `{name}` at {size[1]} px spends {both['fused'].time_share:.1%} of a step there where attention is *fused*, and {both['math'].time_share:.1%} where it is *math*."
+        fused, math = (f"{both[backend].time_share:.1%}" for backend in ("fused", "math"))
+        said += f" `{name}` at {size[1]} px spends {fused} of a step there where attention is *fused*, and {math} where it is *math*."
     return said
 
 
@@ -51,7 +54,8 @@ def beside_bound(found: list[tuple[str, Prediction]], measured: pd.DataFrame) ->
     for name, p in found:
         if row := changes.get(name):
             gained, low, high = (1 / (1 + change) for change in (row.change, row.high, row.low))
-            verdict = "within the bound" if low <= p.bound else "above it: the layers took a larger share when chapter 5 ran than when they were timed here"
+            above = "above it: the layers took a larger share when chapter 5 ran than when they were timed here"
+            verdict = "within the bound" if low <= p.bound else above
             rows.append((f"`{name}`", f"{gained:.2f}x ({low:.2f} to {high:.2f})", f"{p.bound:.2f}x", verdict))
     if not rows:
         return "Chapter 5 measures the published method on these networks; it has not run here at this ratio."
@@ -64,11 +68,12 @@ def scored(points: pd.DataFrame) -> str:
     for device, some in points.groupby("device", sort=False):
         found = gains.errors(some)
         worst = found.worst
-        where = f"{worst.resolution} px, {worst.backend} attention, {worst.ratio:.0%} merged: predicted {_saved(worst.predicted)}, measured {_saved(worst.measured)}"
+        where = f"{worst.resolution} px, {worst.backend} attention, {worst.ratio:.0%} merged"
+        both = f"predicted {_saved(worst.predicted)}, measured {_saved(worst.measured)}"
         lines[device] = (
-            f"the median error is {100 * found.median:.1f} points of a step's time; {found.far} of {found.points} are above {100 * gains.FAR:.0f}, the largest is "
-            f"{100 * found.largest:.1f} ({where}). Whether merging saves time or costs it is foretold at {found.right} of the {found.sure} points where the "
-            f"measurement leaves no doubt. Less is saved than foretold at {found.over}, more at {found.points - found.over}."
+            f"the median error is {100 * found.median:.1f} points of a step's time; {found.far} of {found.points} are above "
+            f"{100 * gains.FAR:.0f}, the largest is {100 * found.largest:.1f} ({where}: {both}). Whether merging saves time or costs it is "
+            f"foretold at {found.right} of the {found.sure} points where the measurement leaves no doubt. Less is saved than foretold at {found.over}, more at {found.points - found.over}."
         )
     return words.bullets(lines)
 
@@ -80,19 +85,20 @@ def _saved(share: float) -> str:
 def shares(table: pd.DataFrame) -> str:
     """What each way of merging reaches of the ideal speed-up: a Markdown table."""
     rows = [
-        (f"{row.backend}, {row.pixels} px", f"{row.ratio:.0%}", row.way, f"{row.milliseconds:.0f} ms", f"{row.speedup:.2f}x", f"{row.ideal:.2f}x",
-         f"{row.share:.2f} ({row.low:.2f} to {row.high:.2f})")
+        (f"{row.backend}, {row.pixels} px", f"{row.ratio:.0%}", row.way, f"{row.milliseconds:.0f} ms", f"{row.speedup:.2f}x",
+         f"{row.ideal:.2f}x", f"{row.share:.2f} ({row.low:.2f} to {row.high:.2f})")
         for row in table.itertuples()
     ]  # fmt: skip
     return markdown(["layer", "merged", "way", "time", "speed-up", "ideal", "share of the ideal"], rows)
 
 
 def paid(found: pd.DataFrame) -> str:
-    """Where merging took less time and where more, from `gains.networks`: a Markdown table, a row a device and backend, and what follows from the rows."""
+    """Where merging took less time and where more, from `gains.networks`: a Markdown table, a row a device and backend, and sentences."""
     rows = []
     for (device, backend), some in found.groupby(["device", "backend"], sort=False):
         faster, slower = _counts(some, "low", "high")
-        ends = (f"{words.percent(row.change, signed=True)} ({_setting(row)})" for row in (some.loc[some.change.idxmin()], some.loc[some.change.idxmax()]))
+        ends = (some.loc[at] for at in (some.change.idxmin(), some.change.idxmax()))
+        ends = (f"{words.percent(row.change, signed=True)} ({_setting(row)})" for row in ends)
         rows.append((device, backend, len(some), faster, slower, len(some) - faster - slower, *ends))
     table = markdown(["device", "attention", "settings", "faster", "slower", "neither for sure", "least time", "most time"], rows)
     return "\n\n".join([table, _along_images(found), *_beside_library(found)])
@@ -120,8 +126,9 @@ def _beside_library(found: pd.DataFrame) -> list[str]:
     for way, some in found[found.lead.notna()].groupby("way"):
         less, more = _counts(some, "lead_low", "lead_high")
         worst = some.loc[some.lead.idxmax()]
-        where = f"{worst.ratio:.0%}, {worst.pixels} px, {worst.backend} attention, {worst.device}"
-        told.append(f"`{way}` takes less time than `tomesd` in {less} of {len(some)} settings and more in {more}, {words.percent(worst.lead, signed=True)} where it does worst ({where}).")
+        where = f"({worst.ratio:.0%}, {worst.pixels} px, {worst.backend} attention, {worst.device})"
+        most = f"{words.percent(worst.lead, signed=True)} where it does worst {where}"
+        told.append(f"`{way}` takes less time than `tomesd` in {less} of {len(some)} settings and more in {more}, {most}.")
     return told
 
 
@@ -136,7 +143,7 @@ def leads(found: pd.DataFrame) -> str:
 
 
 def paper_and_thesis(found: list[tuple[str, Prediction]], peaks: pd.DataFrame, whole: pd.DataFrame) -> str:
-    """What the paper reports, what the thesis reports, and what is predicted here, or measured (`gains.peaks`, `gains.networks`): a Markdown table."""
+    """What the paper and the thesis report, and what is predicted here, or measured (`gains.peaks`, `gains.networks`): a Markdown table."""
     twice, xformers, rows = "up to 2x (RTX 4090, float16, attention not fused, 60 %)", "up to 5.4x (large images, xFormers)", []
     for name, p in found:
         here = f"{p.speedup:.2f}x predicted, bound {p.bound:.2f}x"
@@ -199,7 +206,7 @@ def claim_memory(peaks: pd.DataFrame) -> tuple[str, str]:
 
 
 def claim_xformers(whole: pd.DataFrame) -> tuple[str, str]:
-    """Up to 5.4 times as fast with xFormers, whose part fused attention plays: from `gains.networks`, and what that gives without merging."""
+    """Up to 5.4 times as fast with xFormers, whose part fused attention plays, from `gains.networks`, and what that gives alone."""
     found = gains.together(whole[whole.ratio <= CLAIMED])
     if not len(found):
         return NOT_MEASURED, OPEN

@@ -14,9 +14,10 @@ from .plan import Subject
 from .predict import Prediction, predict_speedup
 from .timing import label
 
-COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "speedup_low", "speedup_high", "ideal", "share",
-           "low", "high", "device", "series"]  # fmt: skip
-WHOLE = ["device", "pixels", "backend", "ratio", "way", "change", "low", "high", "lead", "lead_low", "lead_high", "untouched", "seconds", "rounds", "end"]
+COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "speedup_low", "speedup_high", "ideal",
+           "share", "low", "high", "device", "series"]  # fmt: skip
+WHOLE = ["device", "pixels", "backend", "ratio", "way", "change", "low", "high", "lead", "lead_low", "lead_high", "untouched", "seconds",
+         "rounds", "end"]  # fmt: skip
 THESIS = (("ddpm-celebahq-256", None, ("fused",)), ("ldm-celebahq-256", None, ("fused",)))  # model, pixels (None: its own), backends
 TEXT = "stable-diffusion-v1-5"
 FAR = 0.05  # of a step's time: a prediction that misses by more is called far off
@@ -131,7 +132,7 @@ def _compared(record: records.Record) -> list[tuple]:
 
 
 def together(found: pd.DataFrame) -> pd.DataFrame:
-    """Merging and fused attention at once, against neither: the rows of `networks` with fused attention whose device and image were timed with math too.
+    """Merging and fused attention at once, against neither: rows of `networks`, fused, whose device and image were timed with math too.
 
     Columns besides: both, untouched seconds with math attention over merged seconds with fused; alone, over untouched ones with fused.
     The two networks ran apart, so there are no rounds to pair.
