@@ -70,7 +70,8 @@ def prediction_against_measurement(points: pd.DataFrame, about: About, *, name: 
     caption = (
         f"Stable Diffusion v1-5's network with random weights at points that were written down before any was measured, {len(points)} in all: ratios "
         f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. "
-        f"The median error of whoever says that nothing changes is {nothing}. Of predict_speedup, {missed}. Dashed: as predicted. Bars: 95 % of paired rounds."
+        f"The median error of whoever says that nothing changes is {nothing}. Of predict_speedup, {missed}. "
+        "Dashed: as predicted. Bars: 95 % of paired rounds."
     )
     predicted, flops = (100 * errors(points, column).median for column in ("predicted", "flops"))
     median = f"median errors {predicted:.1f} points, and {flops:.1f} by FLOPs alone"

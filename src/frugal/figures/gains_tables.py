@@ -73,7 +73,8 @@ def scored(points: pd.DataFrame) -> str:
         lines[device] = (
             f"the median error is {100 * found.median:.1f} points of a step's time; {found.far} of {found.points} are above "
             f"{100 * gains.FAR:.0f}, the largest is {100 * found.largest:.1f} ({where}: {both}). Whether merging saves time or costs it is "
-            f"foretold at {found.right} of the {found.sure} points where the measurement leaves no doubt. Less is saved than foretold at {found.over}, more at {found.points - found.over}."
+            f"foretold at {found.right} of the {found.sure} points where the measurement leaves no doubt. "
+            f"Less is saved than foretold at {found.over}, more at {found.points - found.over}."
         )
     return words.bullets(lines)
 
