@@ -1,5 +1,7 @@
 """`frugal bench merging`: counts, periods, what is left out and refused; no time is judged."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,18 @@ def test_the_layer_and_its_ways(monkeypatch):
     assert [(row.ratio, row.way) for row in rows] == [
         (0.5, "weighted, reuse 3"), (0.5, "weighted, reuse 1"), (0.5, "tomesd"), (0.9, "weighted, reuse 3"), (0.9, "weighted, reuse 1"),
     ]  # fmt: skip
-    assert all(np.isclose(row.ideal / row.speedup, row.milliseconds * row.ideal / row.speedup / row.milliseconds) for row in rows)
+    assert all(row.speedup.low <= row.speedup.value <= row.speedup.high and row.speedup.n == 2 for row in rows)
+
+
+def test_a_layer_is_compared_round_by_round():
+    """A round that is slow throughout changes no ratio."""
+    rounds = np.array([1.0, 1.0, 3.0])
+    seconds = {"whole": 4 * rounds, "ideal 0.5": rounds, "alone 0.5": 2 * rounds, "first 0.5": 2 * rounds, "later 0.5": np.array([1.0, 2.0, 3.0])}
+    record = SimpleNamespace(values=seconds, asked={"method": "tome", "ratios": [0.5]})
+    row, reused = merging_layer.compared(record, reuse=(1, 2))
+    assert (row.ideal, row.milliseconds) == (4, 2000) and (row.speedup.low, row.speedup.value, row.speedup.high) == (2, 2, 2)
+    assert reused.speedup.low == reused.speedup.value == 2 < reused.speedup.high  # 4 s over a median of 2; the other rounds gain more
+    assert row.share.value == 0.5 and "x2.00 of an ideal x4.00" in str(row)
 
 
 @pytest.mark.parametrize("method", ["tome", "weighted", "prune", "todo", "tomesd"])

@@ -1,5 +1,6 @@
 """Tables of the chapter on merging that pays: rows of the layer, predictions of a plan, shipped records."""
 
+import pandas as pd
 import pytest
 
 from frugal.measure import gains, records
@@ -18,6 +19,7 @@ def test_every_size_backend_and_width_has_a_row_for_each_way(store):
     assert table.groupby(["backend", "pixels"]).way.nunique().tolist() == [5] * 4  # reused three times, anew, tomesd
     assert set(table.tokens) == {16, 64} and (table.channels == 40).all()
     assert (table[["milliseconds", "speedup", "ideal", "share"]] > 0).all(axis=None) and (table.low <= table.high).all()
+    assert (table.speedup_low <= table.speedup_high).all()
     again = gains.layer_gains([32, 64], ["fused", "math"], [40], rounds=4, scale="smoke")
     assert again.equals(table)  # from records
 
@@ -57,6 +59,22 @@ def test_whole_networks_come_with_the_longer_record_and_half_precision_apart(sto
     assert table.change[whole, "tome, reuse 2"] == pytest.approx(-0.25) and table.rounds[whole, "tome, reuse 2"] == 6
     assert table.lead[half, "tome, reuse 2"] == pytest.approx(-0.35) and table.lead.isna()[half, "tomesd"]
     assert table.change[half, "tomesd"] == pytest.approx(0)
+    assert table.untouched[whole, "tomesd"] == 1 and table.seconds[whole, "tome, reuse 2"] == pytest.approx(0.75)
+
+
+def test_fused_merging_is_set_against_math_attention_of_the_same_device_and_image():
+    rows = [("a", 512, "math", 4.0, 3.0), ("a", 512, "fused", 2.0, 1.0), ("a", 768, "fused", 2.0, 1.0), ("b", 512, "fused", 2.0, 1.0)]
+    found = pd.DataFrame(rows, columns=["device", "pixels", "backend", "untouched", "seconds"])
+    [row] = gains.together(found).to_dict("records")
+    assert (row["device"], row["pixels"], row["both"], row["alone"]) == ("a", 512, 4, 2)
+    assert gains.together(found[:0]).empty
+
+
+def test_a_prediction_is_wrong_in_sign_only_where_the_sign_is_sure():
+    points = pd.DataFrame({"measured": [0.1, -0.1, 0.01], "low": [0.05, -0.2, -0.1], "high": [0.2, -0.05, 0.1], "predicted": [0.14, 0.04, -0.01]})
+    found = gains.errors(points)
+    assert (found.far, found.over, found.sure, found.right, found.points) == (1, 2, 2, 1, 3)
+    assert found.median == pytest.approx(0.04) and found.largest == pytest.approx(0.14) and found.worst.name == 1
 
 
 def test_what_chapter_5_measured_is_read_round_by_round(store):

@@ -5,7 +5,6 @@
 
 import pandas as pd
 
-from ..measure.experiments import attention_share
 from ..measure.plan import EMBEDDED, PUBLISHED
 from ..measure.timing import time_share
 from ..methods.merging import self_attentions
@@ -165,12 +164,6 @@ def _ten_times(run):
         return f"{total / few:.1f} times fewer in the DDPM than in Stable Diffusion v1-5", HOLDS if total / few > 9 else FAILS
 
 
-def _twice(run):
-    [row] = attention_share([("stable-diffusion-v1-5", "random")], scale=run.request.scale).itertuples()
-    measured = f"attention is {100 * row.share:.3g}% of the FLOPs at 512x512: at most {row.bound:.2f} times as fast by FLOPs"
-    return measured, f"{OPEN}: time may follow memory rather than FLOPs, and needs a GPU"
-
-
 def _square(run):
     if _pair(run):
         rows = run.attention.set_index("model").share.loc[list(PUBLISHED)]
@@ -197,5 +190,5 @@ def _each(told: dict[str, str]) -> str:
 CLAIMS = {
     "parameters": _parameters, "billion": _billion, "near_half": _near_half, "marginal": _marginal,
     "slower": _slower, "bound": _bound, "decay": _decay, "half": _half, "saved": _saved, "worth": _worth,
-    "best": _best, "ten_times": _ten_times, "twice": _twice, "square": _square, "tokens": _tokens,
+    "best": _best, "ten_times": _ten_times, "square": _square, "tokens": _tokens,
 }  # fmt: skip

@@ -1,4 +1,7 @@
-"""Figures of the chapter on merging that pays: where the time goes, what was predicted, and what governs the gain."""
+"""Figures of the chapter on merging that pays: where the time goes, what was predicted, and what governs the gain.
+
+Its tables and sentences are those of `gains_tables`.
+"""
 
 import itertools
 from dataclasses import replace
@@ -6,14 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from ..measure.gains import errors
 from ..measure.predict import Prediction
-from . import style, words
+from . import style
 from .style import About, Drawn
-from .tables import markdown
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.2}
 BACKENDS = {"fused": style.PALETTE[0], "math": style.PALETTE[3]}
 LONG = "reuse 5", "reuse 10"  # so near to the default that only tables have room for them
+BARS = "Medians and 95 % of paired rounds."
 REST, LEFT, SAVED, ADDED = "#d9d9d9", style.PALETTE[1], style.PALETTE[2], style.PALETTE[3]
 
 
@@ -62,13 +66,24 @@ def prediction_against_measurement(points: pd.DataFrame, about: About, *, name: 
         for axes in grid[-1]:
             axes.set_xlabel("per cent of the time saved, predicted")
     nothing = "; ".join(f"{100 * some.measured.abs().median():.1f} points on {device}" for device, some in devices.items())
+    missed = "; ".join(_missed(device, some) for device, some in devices.items())
     caption = (
         f"Stable Diffusion v1-5's network with random weights at points that were written down before any was measured, {len(points)} in all: ratios "
-        f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. Whoever says that nothing changes "
-        f"is off by {nothing}. Dashed: as predicted. Bars: 95 % of paired rounds."
+        f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. "
+        f"The median error of whoever says that nothing changes is {nothing}. Of predict_speedup, {missed}. "
+        "Dashed: as predicted. Bars: 95 % of paired rounds."
     )
-    alt = f"Measured against predicted time saved; median errors {words.percent((points.predicted - points.measured).abs().median())} and {words.percent((points.flops - points.measured).abs().median())}."
+    predicted, flops = (100 * errors(points, column).median for column in ("predicted", "flops"))
+    median = f"median errors {predicted:.1f} points, and {flops:.1f} by FLOPs alone"
+    alt = f"Measured against predicted time saved; {median}. Of predict_speedup, {missed}."
     return style.finish(figure, name, alt, caption, replace(about, device=f"{', '.join(devices)}, float32"))  # where the points were measured
+
+
+def _missed(device: str, points: pd.DataFrame) -> str:
+    """The largest error and the share of right signs, in words."""
+    found = errors(points)
+    right = f"the right sign at {found.right} of the {found.sure} points whose interval leaves out zero"
+    return f"on {device}: largest error {100 * found.largest:.1f} points, {right}"
 
 
 def _against(axes, points: pd.DataFrame, column: str, title: str) -> None:
@@ -78,15 +93,14 @@ def _against(axes, points: pd.DataFrame, column: str, title: str) -> None:
                       color=BACKENDS[backend], capsize=2, label=f"{backend} attention", markersize=5)  # fmt: skip
     ends = [100 * min(points[[column, "low"]].min().min(), 0) - 2, 100 * points[[column, "high"]].max().max() + 2]
     axes.plot(ends, ends, color=style.FAINT, linewidth=1, linestyle="--")
-    error = 100 * (points[column] - points.measured).abs().median()
-    axes.set(xlim=ends, ylim=ends, title=f"{title}: off by {error:.1f} points")
+    axes.set(xlim=ends, ylim=ends, title=f"{title}: median error {100 * errors(points, column).median:.1f} points")
 
 
 def whole_networks(found: pd.DataFrame, about: About, *, name: str = "06_networks") -> Drawn:
     """Change of a step's time of a whole network by every way of merging, from `gains.networks`: a panel a ratio, a line a setting."""
     settings = found[["device", "backend", "pixels"]].drop_duplicates().reset_index(drop=True)
     ways, ratios = sorted(found.way.unique(), key=lambda way: (way == "tomesd", way)), sorted(found.ratio.unique())
-    with style.canvas(1, len(ratios), size=(9.2, 0.34 * len(settings) + 1.5), squeeze=False, sharey=True) as (figure, grid):
+    with style.canvas(1, len(ratios), size=(9.2, 0.34 * len(settings) + 1.5), squeeze=False, sharex=True, sharey=True) as (figure, grid):
         for axes, ratio in zip(grid[0], ratios, strict=True):
             axes.axvline(0, color=style.FAINT, linewidth=1)
             for way, colour, marker, shift in zip(ways, style.PALETTE, style.MARKERS, np.linspace(-0.2, 0.2, len(ways)), strict=False):
@@ -108,16 +122,6 @@ def whole_networks(found: pd.DataFrame, about: About, *, name: str = "06_network
     return style.finish(figure, name, alt, caption, replace(about, device="; ".join(settings.device.unique())))
 
 
-def leads(found: pd.DataFrame) -> str:
-    """The same against tomesd at equal work: a Markdown table, a row a setting and way, a column a ratio."""
-    ours = found[found.lead.notna()]
-    ratios, rows = sorted(ours.ratio.unique()), []
-    for (device, backend, pixels, way), some in ours.groupby(["device", "backend", "pixels", "way"], sort=False):
-        cells = {row.ratio: words.change(row.lead, row.lead_low, row.lead_high) for row in some.itertuples()}
-        rows.append((device, f"{pixels} px, {backend}", way, *(cells.get(ratio, "") for ratio in ratios)))
-    return markdown(["device", "image, attention", "way", *(f"{ratio:.0%} merged" for ratio in ratios)], rows)
-
-
 def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *, name: str = "06_resolution") -> Drawn:
     """Speed-up of the attention layer against the image's side, for each backend, from `gains.layer_gains`; hollow: shipped, a panel a device."""
     ways = [way for way in table.way.unique() if not way.endswith(LONG)]
@@ -135,7 +139,7 @@ def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *
             axes.plot(ideal.pixels, ideal.ideal, "k--", linewidth=1, label="ideal: no overhead")
             for way, colour, marker in zip(ways, style.PALETTE, style.MARKERS, strict=False):
                 some = rows[rows.way == way]
-                axes.plot(some.pixels, some.speedup, f"{marker}{':' if hollow else '-'}", color=colour, label=way, markersize=5, **hollow)
+                _with_bars(axes, some.pixels, some, f"{marker}{':' if hollow else '-'}", color=colour, label=way, markersize=5, **hollow)
             axes.axhline(1, color=style.FAINT, linewidth=1)
             axes.set(xscale="log", yscale="log", title=title, xlabel="side of the image, pixels (a token covers 8)")
             axes.set_xticks(sides, [str(side) for side in sides], fontsize=7.5)
@@ -144,16 +148,24 @@ def along_resolution(table: pd.DataFrame, shipped: pd.DataFrame, about: About, *
         for axes in grid[:, 0]:
             axes.set_ylabel("speed-up of the layer")
         grid[0][0].legend(fontsize=8)
-    best = table.loc[table.speedup.idxmax()]
+    shown = table[table.way.isin(ways)]
+    best = shown.loc[shown.speedup.idxmax()]
     caption = (
         f"One self-attention layer of {table.channels.iloc[0]} channels with {table.ratio.iloc[0]:.0%} of its tokens merged, projections included, "
         "over the resolution of the image: below 1 merging costs more than it saves. The dashed line is the same layer on the tokens that are kept. "
-        "Medians of interleaved rounds."
+        f"{BARS}"
     )
     if len(elsewhere):
         caption += f" Hollow: shipped measurements of {'; '.join(elsewhere.device.unique())}."
     alt = f"Speed-up over resolution; the largest is {best.speedup:.2f} at {best.pixels} pixels, {best.backend} attention, {best.way}."
     return style.finish(figure, name, alt, caption, about)
+
+
+def _with_bars(axes, at: pd.Series, rows: pd.DataFrame, look: str, **options) -> None:
+    """Speed-ups of `gains.layer_gains` with their intervals."""
+    spread = rows.speedup - rows.speedup_low, rows.speedup_high - rows.speedup
+    spread = [ends.clip(lower=0) for ends in spread]  # the median of few rounds may lie outside of what is drawn again
+    axes.errorbar(at, rows.speedup, yerr=spread, fmt=look, capsize=2, elinewidth=1, **options)
 
 
 def governs(tokens: pd.DataFrame, widths: pd.DataFrame, about: About, *, name: str = "06_governs") -> Drawn:
@@ -165,14 +177,17 @@ def governs(tokens: pd.DataFrame, widths: pd.DataFrame, about: About, *, name: s
         for axes, (rows, column, title) in zip(grid, panels, strict=True):
             some = rows[rows.way == way]
             axes.plot(some[column], some.ideal, "k--", linewidth=1, label="ideal: no overhead")
-            axes.plot(some[column], some.speedup, "o-", color=style.PALETTE[0], label=way)
+            _with_bars(axes, some[column], some, "o-", color=style.PALETTE[0], label=way)
             axes.axhline(1, color=style.FAINT, linewidth=1)
             axes.set(xscale="log", xlabel=title)
             axes.set_xticks(some[column], [f"{v:,}" for v in some[column]], fontsize=8)
             axes.minorticks_off()
         grid[0].set_ylabel("speed-up of the layer")
         grid[0].legend(fontsize=8)
-    caption = "What governs the gain, fused attention. Left, more tokens at the same width; right, more channels, and so more parameters, for the same tokens."
+    caption = (
+        "What governs the gain, fused attention. Left, more tokens at the same width; right, more channels, and so more parameters, for the "
+        f"same tokens. {BARS}"
+    )
     return style.finish(figure, name, f"Two curves of speed-up. {governed(doublings(tokens, widths))}", caption, about)
 
 
@@ -193,65 +208,3 @@ def governed(over: dict[str, tuple[float, float]]) -> str:
     """`doublings` in words."""
     told = [f"twice the {what} multiply it by {own:.2f} ({ideal:.2f} without overhead)" for what, (own, ideal) in over.items()]
     return f"The layer's speed-up: {'; '.join(told)}."
-
-
-def claim_governed(over: dict[str, tuple[float, float]]) -> tuple[str, bool]:
-    """The thesis's size of the model: whether more parameters raise the gain as much as more tokens do."""
-    return governed(over), over["parameters"][0] >= over["tokens"][0]
-
-
-def paper_and_thesis(found: list[tuple[str, Prediction]], peaks: pd.DataFrame) -> str:
-    """What the paper reports, what the thesis reports, and what is predicted here, or measured (`gains.peaks`): a Markdown table."""
-    rows = []
-    for name, p in found:
-        here = f"{p.speedup:.2f}x predicted, bound {p.bound:.2f}x"
-        paper = "up to 2x (RTX 4090, float16, attention not fused, 60 %)" if name.startswith("stable") and p.backend == "math" else ""
-        thesis = "marginal, best near 50 %" if name.endswith("celebahq-256") else "quality only" if name.startswith("stable") else ""
-        rows.append((f"time, `{name}`, {p.resolution[1]} px, {p.backend} attention", paper, thesis, here))
-    math, fused = ({(name, p.resolution): p for name, p in found if p.backend == backend} for backend in ("math", "fused"))
-    for name, size in (key for key in math if key in fused):
-        both = f"{math[name, size].seconds_before / fused[name, size].seconds_after:.2f}x predicted"
-        paper = "up to 5.4x (large images, xFormers)"
-        rows.append((f"time, `{name}`, {size[1]} px: merged with fused attention, against neither", paper, "not tried", both))
-    told = [_less(backend, some) for backend, some in peaks[peaks.ratio == found[0][1].ratio].groupby("backend", sort=False)] if len(peaks) else []
-    rows.append(("peak memory", "up to 5.6x less (60 %)", "not measured", "; ".join(told) or "not measured: `frugal bench merging`"))
-    return markdown(["what", "paper (2303.17604)", "thesis", f"here, {found[0][1].ratio:.0%} where nothing else stands"], rows)
-
-
-def _less(backend: str, peaks: pd.DataFrame) -> str:
-    """Peaks of one backend and ratio in words."""
-    ends = sorted({f"{peaks.less.min():.1f}x", f"{peaks.less.max():.1f}x"}), sorted({peaks.pixels.min(), peaks.pixels.max()})
-    return f"{' to '.join(ends[0])} less, {backend} attention, {' to '.join(map(str, ends[1]))} px ({'; '.join(peaks.device.unique())})"
-
-
-def beside_bound(found: list[tuple[str, Prediction]], measured: pd.DataFrame) -> str:
-    """What chapter 5 measured of the same networks (`gains.of_experiments`) beside the bound: a Markdown table, or what measures it."""
-    changes, rows = {row.model: row for row in measured.itertuples()}, []
-    for name, p in found:
-        if row := changes.get(name):
-            gained, low, high = (1 / (1 + change) for change in (row.change, row.high, row.low))
-            verdict = "within the bound" if low <= p.bound else "above it: the layers took a larger share when chapter 5 ran than when they were timed here"
-            rows.append((f"`{name}`", f"{gained:.2f}x ({low:.2f} to {high:.2f})", f"{p.bound:.2f}x", verdict))
-    if not rows:
-        return "Chapter 5 measures the published method on these networks; it has not run here at this ratio."
-    return markdown(["network", f"measured at {found[0][1].ratio:.0%}, `tome`, never reused (chapter 5)", "bound", ""], rows)
-
-
-def advice(found: list[tuple[str, Prediction]]) -> str:
-    """When to merge: a Markdown table of predictions."""
-    rows = [
-        (f"`{name}`", f"{p.resolution[1]} px", p.backend or "own", f"{p.time_share:.1%}", f"{p.bound:.2f}x",
-         f"{p.speedup:.2f}x ({p.low:.2f} to {p.high:.2f})", str(p).rpartition(": ")[2])
-        for name, p in found
-    ]  # fmt: skip
-    return markdown(["network", "image", "attention", "of a step's time", "bound", f"predicted at {found[0][1].ratio:.0%}", "advice"], rows)
-
-
-def shares(table: pd.DataFrame) -> str:
-    """What each way of merging reaches of the ideal speed-up: a Markdown table."""
-    rows = [
-        (f"{row.backend}, {row.pixels} px", f"{row.ratio:.0%}", row.way, f"{row.milliseconds:.0f} ms", f"{row.speedup:.2f}x", f"{row.ideal:.2f}x",
-         f"{row.share:.2f} ({row.low:.2f} to {row.high:.2f})")
-        for row in table.itertuples()
-    ]  # fmt: skip
-    return markdown(["layer", "merged", "way", "time", "speed-up", "ideal", "share of the ideal"], rows)

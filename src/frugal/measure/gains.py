@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from ..methods.merging import METHOD
@@ -13,10 +14,13 @@ from .plan import Subject
 from .predict import Prediction, predict_speedup
 from .timing import label
 
-COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "ideal", "share", "low", "high", "device", "series"]
-WHOLE = ["device", "pixels", "backend", "ratio", "way", "change", "low", "high", "lead", "lead_low", "lead_high", "rounds", "end"]
+COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseconds", "speedup", "speedup_low", "speedup_high", "ideal",
+           "share", "low", "high", "device", "series"]  # fmt: skip
+WHOLE = ["device", "pixels", "backend", "ratio", "way", "change", "low", "high", "lead", "lead_low", "lead_high", "untouched", "seconds",
+         "rounds", "end"]  # fmt: skip
 THESIS = (("ddpm-celebahq-256", None, ("fused",)), ("ldm-celebahq-256", None, ("fused",)))  # model, pixels (None: its own), backends
 TEXT = "stable-diffusion-v1-5"
+FAR = 0.05  # of a step's time: a prediction that misses by more is called far off
 EMBEDDED = (("faces-ddpm", None, ("fused",)), ("faces-sd", None, ("fused", "math")))
 
 
@@ -47,7 +51,8 @@ def layer_gains(
 ) -> pd.DataFrame:  # fmt: skip
     """The layer of `merging_layer` at every backend, side of the image and width: one row a way of merging, COLUMNS.
 
-    speedup: over the untouched layer; ideal: of the layer on the tokens that are kept; share of it, with its 95 % interval.
+    speedup: over the untouched layer; ideal: of the layer on the tokens that are kept; share of it, from low to high. Intervals of 95 %,
+    from paired rounds.
     """
     rows = []
     for backend in backends:
@@ -93,8 +98,8 @@ def networks(model: str = TEXT) -> pd.DataFrame:
     """A merged step of a whole network against the untouched one, from shipped records and this machine's of `frugal bench merging`.
 
     One row a setting and way of merging, WHOLE; change, low, high: of a step's time against the untouched network, lead and its interval
-    against tomesd, nan for tomesd itself, each with 95 % of paired rounds. Of two records of one setting that of the default method, then the
-    longer one, then the newer.
+    against tomesd, nan for tomesd itself, each with 95 % of paired rounds; untouched, seconds: medians of a step. Of two records of one
+    setting that of the default method, then the longer one, then the newer.
     """
     rows = []
     for record in (*records.load_shipped(), *records.load_all()):
@@ -121,8 +126,20 @@ def _compared(record: records.Record) -> list[tuple]:
             if theirs is not None and way != asked["against"]:
                 against = cost.paired_interval(theirs, seconds)
                 lead = [against.value, against.low, against.high]
-            rows.append((*about, ratio, way, change.value, change.low, change.high, *lead, asked["rounds"], record.end))
+            medians = float(np.median(values["plain"])), float(np.median(seconds))
+            rows.append((*about, ratio, way, change.value, change.low, change.high, *lead, *medians, asked["rounds"], record.end))
     return rows
+
+
+def together(found: pd.DataFrame) -> pd.DataFrame:
+    """Merging and fused attention at once, against neither: rows of `networks`, fused, whose device and image were timed with math too.
+
+    Columns besides: both, untouched seconds with math attention over merged seconds with fused; alone, over untouched ones with fused.
+    The two networks ran apart, so there are no rounds to pair.
+    """
+    neither = found[found.backend == "math"].groupby(["device", "pixels"]).untouched.median().rename("neither")
+    rows = found[found.backend == "fused"].join(neither, on=["device", "pixels"], how="inner")
+    return rows.assign(both=rows.neither / rows.seconds, alone=rows.neither / rows.untouched)
 
 
 def of_experiments(ratio: float = 0.5, scale: str = "quick") -> pd.DataFrame:
@@ -148,8 +165,8 @@ def where(record: records.Record) -> str:
 def _rows(shares, backend: str, side: int, width: int, device: str, series: str) -> list[tuple]:
     tokens = (side // merging_layer.PIXELS) ** 2
     return [
-        (backend, side, tokens, width, s.ratio, s.way, s.milliseconds, s.speedup, s.ideal, s.share.value, s.share.low, s.share.high,
-         device, series) for s in shares
+        (backend, side, tokens, width, s.ratio, s.way, s.milliseconds, s.speedup.value, s.speedup.low, s.speedup.high, s.ideal,
+         s.share.value, s.share.low, s.share.high, device, series) for s in shares
     ]  # fmt: skip
 
 
@@ -179,3 +196,27 @@ def held_out() -> pd.DataFrame:
             rows.append(point | {name: float(v[k]) for name, v in values.items()} | {"device": record.device["name"], "series": record.series})
     columns = ["resolution", "backend", "ratio", "measured", "low", "high", "predicted", "flops", "device", "series"]
     return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far off a prediction of the time saved is, at some points of `held_out`."""
+
+    median: float  # of the share of a step's time
+    largest: float
+    worst: pd.Series  # the point of the largest
+    far: int  # points that are missed by more than FAR
+    over: int  # points at which less was saved than foretold
+    sure: int  # points whose measured interval leaves no doubt whether time is saved or lost
+    right: int  # of these, foretold
+    points: int
+
+
+def errors(points: pd.DataFrame, column: str = "predicted") -> Errors:
+    """`column` of some points of `held_out` against what was measured there."""
+    off = points[column] - points.measured
+    sure = (points.low > 0) | (points.high < 0)
+    right = sure & (np.sign(points[column]) == np.sign(points.measured))
+    worst = points.loc[off.abs().idxmax()]
+    counts = (int(some.sum()) for some in (off.abs() > FAR, off > 0, sure, right))
+    return Errors(float(off.abs().median()), float(off.abs().max()), worst, *counts, len(points))

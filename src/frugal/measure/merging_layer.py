@@ -24,6 +24,7 @@ from .quality import Estimate
 BATCH, CHANNELS, HEAD, PIXELS = 2, 320, 40, 8  # of SD v1-5: both halves of guidance; channels a head; pixels a token's side
 RATIOS = (0.25, 0.5, 0.75)
 REUSES = (merging.REUSE, 1, 5, merging.LONGEST_REUSE)  # steps that a choice serves: the default first, then never and longer
+DRAWS = 2000  # of the bootstrap
 LEAST = {0.25: 0.9, 0.5: 0.9, 0.75: 0.75}  # share of the ideal speed-up that the default method and reuse are to reach
 
 
@@ -34,13 +35,13 @@ class Share:
     ratio: float
     way: str
     milliseconds: float
-    speedup: float  # over the untouched layer
+    speedup: Estimate  # over the untouched layer
     ideal: float  # speed-up of the layer on the tokens kept
     share: Estimate  # ideal seconds / these seconds, round by round
 
     def __str__(self) -> str:
         return (
-            f"ratio {self.ratio:.2f} {self.way:14}: {self.milliseconds:7.1f} ms, x{self.speedup:.2f} of an ideal x{self.ideal:.2f}: "
+            f"ratio {self.ratio:.2f} {self.way:14}: {self.milliseconds:7.1f} ms, x{self.speedup.value:.2f} of an ideal x{self.ideal:.2f}: "
             f"share {self.share.value:.2f} ({self.share.low:.2f} to {self.share.high:.2f})"
         )
 
@@ -77,9 +78,16 @@ def compared(record: records.Record, reuse: Sequence[int] = REUSES) -> list[Shar
         for name, seconds in ways.items():
             gained = cost.paired_interval(seconds, ideal)
             share = Estimate(1 + gained.value, 1 + gained.low, 1 + gained.high, gained.n)
-            times = [float(np.median(values)) for values in (found["whole"], ideal, seconds)]
-            rows.append(Share(ratio, name, 1e3 * times[2], times[0] / times[2], times[0] / times[1], share))
+            speedup, best = _speedup(found["whole"], seconds), _speedup(found["whole"], ideal).value
+            rows.append(Share(ratio, name, 1e3 * float(np.median(seconds)), speedup, best, share))
     return rows
+
+
+def _speedup(whole: np.ndarray, seconds: np.ndarray) -> Estimate:
+    """Ratio of the medians, with an interval from drawing whole rounds again."""
+    rounds = np.random.default_rng(0).integers(len(whole), size=(DRAWS, len(whole)))
+    drawn = np.median(whole[rounds], axis=1) / np.median(seconds[rounds], axis=1)
+    return Estimate(float(np.median(whole) / np.median(seconds)), *map(float, np.quantile(drawn, (0.025, 0.975))), len(whole))
 
 
 def way(method: str = merging.METHOD, reuse: int = merging.REUSE) -> str:
