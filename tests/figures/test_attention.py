@@ -31,11 +31,12 @@ def test_regions_are_a_table_of_lifts(about):
 
 
 def test_own_regions_are_counted_above_the_mean_and_above_all_others():
-    rows = [("skin", "skin", 3.0), ("skin", "mouth", 4.0), ("hair", "hair", 2.0), ("hair", "skin", 1.0), ("hat", "hat", 0.5), ("hat", "skin", 0.6)]
-    told = attention.regions_in_words(pd.DataFrame(rows, columns=["word", "region", "lift"]))
+    rows = [("skin", "skin", 3.0), ("skin", "mouth", 4.0), ("hair", "hair", 2.0), ("hair", "skin", 1.0)]
+    table = pd.DataFrame([*rows, ("hat", "hat", 0.5), ("hat", "skin", 0.6)], columns=["word", "region", "lift"])
+    told = attention.regions_in_words(table)
     assert "Above 1 for 2 of 3 words; the largest of all regions for 1 (hair)." in told
     assert told.endswith("elsewhere: hat in that of skin; skin in that of mouth.")
-    assert attention.regions_in_words(pd.DataFrame(rows[2:4], columns=["word", "region", "lift"])).endswith("the largest of all regions for 1 (hair).")
+    assert attention.regions_in_words(table[2:4]).endswith("the largest of all regions for 1 (hair).")
 
 
 def test_guidance_is_drawn_from_the_card_s_marks(about):

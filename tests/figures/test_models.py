@@ -55,7 +55,8 @@ def test_tables_give_what_the_cards_say(card):
 def test_energy_says_of_which_part_of_the_training_it_is(card):
     told = lambda device, **more: models.provenance({"faces-ddpm": card | {"device": device} | more})
     assert "| a chip, 1 thread, then a GPU | 1.500 kWh, of the part on a GPU alone |" in told("a chip, 1 threads, then a GPU", joules=5.4e6)
-    assert "| a GPU | 1.500 kWh |" in told("a GPU", joules=5.4e6) and "| a chip, 2 threads | not reported by the device |" in told("a chip, 2 threads")
+    assert "| a GPU | 1.500 kWh |" in told("a GPU", joules=5.4e6)
+    assert "| a chip, 2 threads | not reported by the device |" in told("a chip, 2 threads")
 
 
 def test_a_missed_bound_is_named(card):

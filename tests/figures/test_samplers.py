@@ -36,7 +36,8 @@ def test_the_fewest_calls_that_reach_the_target_have_both_its_distance_and_its_a
 
 
 def test_where_acceptance_and_distance_are_level_is_said_of_each_model():
-    given = rows(("ddim", 5, 5, 0.59, 0.50, 0.6), ("ddim", 10, 10, 0.70, 0.09, 0.2), ("ddim", 50, 50, 0.70, 0.05, 0.1), ("heun", 5, 9, 0.02, 3.0, 4.0))
+    given = rows(("ddim", 5, 5, 0.59, 0.50, 0.6), ("ddim", 10, 10, 0.70, 0.09, 0.2), ("ddim", 50, 50, 0.70, 0.05, 0.1),
+                 ("heun", 5, 9, 0.02, 3.0, 4.0))  # fmt: skip
     told = drawn.levels(given)
     assert "KID stays within the band of 50 calls from 10 on; acceptance does not fall beyond chance: 70% with 10 to 70% with 50" in told
     assert "`heun` with fewer than 10 calls: at most 2% accepted" in told and "`edm`" not in told
@@ -87,7 +88,8 @@ def test_orders_are_said_as_measured(about):
     lines = drawn.orders_in_words(found).splitlines()
     assert lines[0].startswith("* `ddim`, of order 1") and " before, " in lines[0] and " before, " not in lines[1]
     assert "nan" not in drawn.convergence(found, about).alt
-    dips = pd.DataFrame({"sampler": "unipc", "steps": [10, 20, 50, 100], "calls": [10, 20, 50, 100], "error": [1e-2, 1e-5, 4e-4, 1e-4], "before": 1.0})
+    counts = [10, 20, 50, 100]
+    dips = pd.DataFrame({"sampler": "unipc", "steps": counts, "calls": counts, "error": [1e-2, 1e-5, 4e-4, 1e-4], "before": 1.0})
     assert drawn.orders_in_words(dips).endswith("2.00 in the image, from 50 calls on: its error changes its sign near 20")
 
 

@@ -107,8 +107,8 @@ def regions_in_words(table: pd.DataFrame) -> str:
     named = f" ({', '.join(first)})" if first else ""
     elsewhere = "; ".join(f"{word} in that of {most[word]}" for word in own.index if most[word] != word)
     return (
-        f"In its own region each word gets, of its mean over the image: {told}. Above 1 for {(own > 1).sum()} of {len(own)} words; the largest of "
-        f"all regions for {len(first)}{named}." + (f" The others are looked for more elsewhere: {elsewhere}." if elsewhere else "")
+        f"In its own region each word gets, of its mean over the image: {told}. Above 1 for {(own > 1).sum()} of {len(own)} words; "
+        f"the largest of all regions for {len(first)}{named}." + (f" The others are looked for more elsewhere: {elsewhere}." if elsewhere else "")
     )
 
 

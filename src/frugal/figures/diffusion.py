@@ -13,7 +13,9 @@ from . import style
 from .sheets import _show, _tiled
 from .style import About, Drawn
 
-ARROW = {"arrowstyle": "simple,head_width=1.4,head_length=0.9,tail_width=0.5", "facecolor": style.INK, "edgecolor": "white", "linewidth": 1.5}
+ARROW = {  # dark with a white rim: seen on noise as well
+    "arrowstyle": "simple,head_width=1.4,head_length=0.9,tail_width=0.5", "facecolor": style.INK, "edgecolor": "white", "linewidth": 1.5,
+}  # fmt: skip
 ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # so that a line is interrupted by a label, not drawn through it
 GROWTH = Path(__file__).with_name("growth.csv")  # kind, name, date, parameters, field, source, url: a citation a row
 

@@ -77,7 +77,7 @@ def neighbours(
 
 def provenance(found: Mapping[str, dict]) -> str:
     """What each network was trained on, for how long and where: a Markdown table."""
-    head = ["network", "what it does", "parameters", "faces seen", "hours", "device", "energy, as the device reported it", "licence of the weights"]
+    head = ["network", "what it does", "parameters", "faces seen", "hours", "device", "energy", "licence of the weights"]
     rows = [
         (f"`{name}`", cards.ABOUT[name], f"{card['parameters']:,}", f"{card['images']:,}", f"{card['seconds'] / 3600:.2f}",
          machines(card), _energy(card), "CC BY 4.0")
@@ -116,8 +116,8 @@ def claim_taught(found: Mapping[str, dict]) -> tuple[str, bool | str]:
     if not kept:
         return "no network distilled to fewer steps is part of this book", "open"
     loses = "holds" if kept[0] < 1 else "does not hold"
-    text = f"a smaller network trained on the predictions of `faces-ddpm`, with {card['images']:,} further faces, has {kept[0]:.2g} times its share of accepted images"
-    return text, f"{loses} of a network of fewer parameters; not measured of one of fewer steps"
+    trained = f"a smaller network trained on the predictions of `faces-ddpm`, with {card['images']:,} further faces"
+    return f"{trained}, has {kept[0]:.2g} times its share of accepted images", f"{loses} of a network of fewer parameters; not measured of one of fewer steps"
 
 
 def marks(card: dict) -> str:

@@ -36,8 +36,8 @@ def convergence(fronts: list[Front], about: About, *, name: str = "09_convergenc
         grid[0][0].set_ylabel("round")
         figure.colorbar(seen, ax=grid[0], label="distance to the sequential state", pad=0.01)
     caption = (
-        f"A trajectory of {steps} steps converges from front to back: root mean square distance of every state, after every round, to that of the sequential sampler from "
-        "the same noise. White: not reached yet. Left of the black line steps are done, and what is wrong there stays and grows."
+        f"A trajectory of {steps} steps converges from front to back: root mean square distance of every state, after every round, "
+        "to that of the sequential sampler from the same noise. White: not reached yet. Left of the black line steps are done, and what is wrong there stays and grows."
     )
     told = "; ".join(f"{f.method}: {len(f.errors)} rounds, the last state is off by {f.errors[-1, -1]:.1e}" for f in fronts)
     return style.finish(figure, name, f"Heat map of distances over states and rounds. {told}.", caption, about)
@@ -116,15 +116,16 @@ def near(table: pd.DataFrame) -> str:
 
 
 def reached(table: pd.DataFrame) -> str:
-    """Which ways of sampling come to the sequential images, none of a pixel further than NEAR, and which do not, from `rounds.closeness`."""
+    """Which ways of sampling come to the sequential images, no pixel further than NEAR, and which do not: from `rounds.closeness`."""
     if table.empty:
         return ""
     ways = {True: [], False: []}
     for row in table.itertuples():
-        ways[row.near == 1].append(f"`{row.method}` on {row.solver}" + ("" if row.near == 1 else f" ({row.near:.0%} of its images, off by up to {row.error:.2g})"))
+        off = "" if row.near == 1 else f" ({row.near:.0%} of its images, off by up to {row.error:.2g})"
+        ways[row.near == 1].append(f"`{row.method}` on {row.solver}{off}")
     kept = f"To the images of the sequential sampler come all of {', '.join(ways[True])}. " if ways[True] else ""
-    missed = f"Not so, at this tolerance: {', '.join(ways[False])}; a smaller tolerance brings more of them there, for more rounds." if ways[False] else ""
-    return f"{kept}{missed}".strip()
+    missed = f"Not so, at this tolerance: {', '.join(ways[False])}; a smaller tolerance brings more of them there, for more rounds."
+    return f"{kept}{missed if ways[False] else ''}".strip()
 
 
 def sets(shipped: pd.DataFrame) -> str:

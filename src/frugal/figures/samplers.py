@@ -93,8 +93,9 @@ def convergence(found: pd.DataFrame, about: About, *, name: str = "07_orders") -
     image, before = orders.slopes(found), orders.slopes(found, "before")
     told = "; ".join(f"{key} {before[key]:.1f} and {image[key]:.1f}" for key in image.index if np.isfinite(before[key]))
     caption = (
-        "Error of samplers on a Gaussian whose answer is known, float32. Order: the slope of the logarithms from 10 steps on; of an error that dips where it changes "
-        "its sign, behind its last rise. Left, at a time that all time steps share; `edm`, which places its own, is not there. Right, in the image."
+        "Error of samplers on a Gaussian whose answer is known, float32. Order: the slope of the logarithms from 10 steps on; of an error "
+        "that dips where it changes its sign, behind its last rise. Left, at a time that all time steps share; `edm`, which places its own, "
+        "is not there. Right, in the image."
     )
     return style.finish(figure, name, f"Errors fall with the calls; orders before the end and in the image: {told}.", caption, about)
 
@@ -160,8 +161,8 @@ def corrections(model: Model, found: pd.DataFrame) -> str:
         fall, other = steepest(model, row.sampler, row.steps), once[once.index >= row.calls].iloc[0]
         factors = (f"{float(f'{factor:.2g}'):g}" for factor in (fall, (fall - 1) / 2))
         rows.append((f"`{row.sampler}`", f"{row.calls:.0f}", *factors, f"{row.psnr:.1f} dB", f"{other:.1f} dB"))
-    head = ["sampler", "calls", "steepest fall of the noise, *r*", "that step's correction, (*r* - 1)/2", "PSNR", "`ddim`, as many calls or one more"]
-    return markdown(head, rows)
+    head = ["sampler", "calls", "steepest fall of the noise, *r*", "that step's correction, (*r* - 1)/2", "PSNR"]
+    return markdown([*head, "`ddim`, as many calls or one more"], rows)
 
 
 def steepest(model: Model, sampler: str, steps: int) -> float:
@@ -241,7 +242,8 @@ def _acceptance_level(arms: pd.DataFrame) -> str:
     best, last = arms.loc[arms.accepted.idxmax()], arms.iloc[-1]
     error = sum(arm.accepted * (1 - arm.accepted) / arm.images for arm in (best, last)) ** 0.5
     ends = f"{percent(best.accepted)} with {best.calls:.0f} to {percent(last.accepted)} with {last.calls:.0f}"
-    return f"acceptance falls, from {ends}" if best.accepted - last.accepted > 2 * error else f"acceptance does not fall beyond chance: {ends}"
+    falls = best.accepted - last.accepted > 2 * error
+    return f"acceptance falls, from {ends}" if falls else f"acceptance does not fall beyond chance: {ends}"
 
 
 def costs(found: pd.DataFrame, seconds: pd.DataFrame) -> str:
