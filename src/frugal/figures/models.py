@@ -116,7 +116,7 @@ def claim_taught(found: Mapping[str, dict]) -> tuple[str, bool | str]:
     if not kept:
         return "no network distilled to fewer steps is part of this book", "open"
     loses = "holds" if kept[0] < 1 else "does not hold"
-    trained = f"a smaller network trained on the predictions of `faces-ddpm`, with {card['images']:,} further faces"
+    trained = f"a smaller network trained on the predictions of faces-ddpm, with {card['images']:,} further faces"
     return f"{trained}, has {kept[0]:.2g} times its share of accepted images", f"{loses} of a network of fewer parameters; not measured of one of fewer steps"
 
 
