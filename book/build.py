@@ -137,21 +137,31 @@ def claim_result(row: dict[str, str]) -> tuple[str, str]:
 
 
 def record_table(build: Path) -> str:
-    """What was measured where, when and with which versions: one row for the records that share all of that."""
-    here = records.load_all(build / "records") if (build / "records").exists() else []
+    """What was measured where, when and with which versions: one row for the records that share all of that, and below
+    what the numbers of the versions stand for."""
+    found = [*(records.load_all(build / "records") if (build / "records").exists() else []), *records.load_shipped()]
+    software = {used: str(k) for k, used in enumerate(sorted({_software(record) for record in found}), start=1)}
 
     def row(record: records.Record) -> tuple:
-        device, versions = record.device, record.versions
-        where = f"{device.get('name')}, {device.get('threads')} threads, {device.get('dtype')}"
-        software = ", ".join(f"{library} {version}" for library, version in versions.items() if version)
-        origin = "this machine" if record.series == "here" else "shipped (reference series)"
-        return record.name, record.scale, origin, where, software, record.end[:10], (record.commit or "none")[:10]
+        origin = "this machine" if record.series == "here" else "shipped"
+        commit = (record.commit or "none")[:7]
+        return record.name, record.scale, origin, _where(record.device), software[_software(record)], record.end[:10], commit
 
-    rows = sorted(map(row, [*here, *records.load_shipped()]))
-    head = ["measurement", "records", "scale", "series", "device", "versions", "date", "commit"]
-    lines = [head, ["---"] * len(head)]
-    lines += [[name, str(len(list(same))), *rest] for (name, *rest), same in itertools.groupby(rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    lines = [["measurement", "records", "scale", "series", "device", "versions", "date", "commit"]]
+    rows = itertools.groupby(sorted(map(row, found)))
+    lines += [["---"] * len(lines[0]), *([name, str(len(list(same))), *rest] for (name, *rest), same in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\nVersions:\n\n" + "".join(f"* {number}: {used}\n" for used, number in software.items())
+
+
+def _where(device: dict) -> str:
+    """A device in words; threads are those of a processor."""
+    threads = f", {device['threads']} thread{'s' if device['threads'] > 1 else ''}" if device.get("kind") == "cpu" else ""
+    return f"{device.get('name')}{threads}, {device.get('dtype')}"
+
+
+def _software(record: records.Record) -> str:
+    return ", ".join(f"{library} {version}" for library, version in record.versions.items() if version)
 
 
 def report(build: Path) -> None:

@@ -211,6 +211,12 @@ def test_the_glossary_has_the_thesis_s_thirteen_entries_and_those_of_its_measure
     assert entries == [*thesis, "FID", "IS", "KID", "NFE", "VAE"]
 
 
+def test_the_site_s_numbers_of_chapters_are_those_of_their_files():
+    parts = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())["parts"]
+    [chapters] = [part["chapters"] for part in parts if part.get("numbered")]
+    assert [int(Path(entry["file"]).name[:2]) for entry in chapters] == list(range(1, len(chapters) + 1))
+
+
 def test_every_work_is_cited_with_its_address():
     works = (ROOT / "book" / "references.bib").read_text(encoding="utf-8").split("\n@")[1:]
     assert len(works) > 50

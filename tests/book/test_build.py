@@ -1,11 +1,15 @@
 """The build of a book of one page and one chapter: glue, alternative text, what is built again, the report."""
 
 import re
+import runpy
 import shutil
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from frugal.measure import records
 
 from .conftest import ROOT, build
 
@@ -74,6 +78,22 @@ def test_a_glued_number_and_a_figure_reach_the_pages(book):
 def test_the_record_is_in_the_build_s_own_store_and_on_the_page(book):
     assert [file.name.split("-")[0] for file in (book[0] / "_build" / "records").glob("*.json")] == ["tokens"]
     assert "this machine" in (book[0] / "_build" / "html" / "book" / "intro.html").read_text()
+
+
+def test_the_table_of_records_is_narrow_and_tells_threads_of_processors_alone(monkeypatch, tmp_path):
+    device = {"name": "a chip", "kind": "cpu", "threads": 1, "dtype": "float32"}
+    used = {"python": "3.11", "torch": "2", "frugal": None}
+    one = SimpleNamespace(name="arm", scale="quick", series="shipped", device=device, versions=used, end="2026-01-02T03", commit=None)
+    two = SimpleNamespace(**vars(one) | {"device": device | {"threads": 2}, "commit": 10 * "abcd"})
+    card = SimpleNamespace(**vars(one) | {"device": device | {"name": "a card", "kind": "cuda"}, "versions": used | {"torch": "3"}})
+    monkeypatch.setattr(records, "load_shipped", lambda: [one, two, card, one])
+    lines = runpy.run_path(ROOT / "book" / "build.py")["record_table"](tmp_path).splitlines()
+    assert lines[2:5] == [
+        "| arm | 1 | quick | shipped | a card, float32 | 2 | 2026-01-02 | none |",
+        "| arm | 2 | quick | shipped | a chip, 1 thread, float32 | 1 | 2026-01-02 | none |",
+        "| arm | 1 | quick | shipped | a chip, 2 threads, float32 | 1 | 2026-01-02 | abcdabc |",
+    ]
+    assert lines[-2:] == ["* 1: python 3.11, torch 2", "* 2: python 3.11, torch 3"]
 
 
 def test_the_report_gives_the_budget_and_what_the_numbers_rest_on(book):

@@ -30,6 +30,15 @@ def test_regions_are_a_table_of_lifts(about):
     assert "skin 2.00, hair 2.00" in drawn.alt
 
 
+def test_own_regions_are_counted_above_the_mean_and_above_all_others():
+    rows = [("skin", "skin", 3.0), ("skin", "mouth", 4.0), ("hair", "hair", 2.0), ("hair", "skin", 1.0)]
+    table = pd.DataFrame([*rows, ("hat", "hat", 0.5), ("hat", "skin", 0.6)], columns=["word", "region", "lift"])
+    told = attention.regions_in_words(table)
+    assert "Above 1 for 2 of 3 words; the largest of all regions for 1 (hair)." in told
+    assert told.endswith("elsewhere: hat in that of skin; skin in that of mouth.")
+    assert attention.regions_in_words(table[2:4]).endswith("the largest of all regions for 1 (hair).")
+
+
 def test_guidance_is_drawn_from_the_card_s_marks(about):
     marks = {f"{kind} at guidance {w}": v for kind, vs in {"accuracy": (0.8, 0.9), "accepted": (0.5, 0.7)}.items() for w, v in zip((1, 2), vs)}
     marks |= {"the same by chance": 0.25, "the same of the autoencoder's reconstructions": 0.95}

@@ -47,3 +47,20 @@ def test_growth_cites_a_source_for_every_row_and_counts_what_can_be_counted(abou
     drawn = diffusion.growth(about)
     labels = {text.get_text() for text in drawn.figure.axes[0].texts}
     assert set(table.name) <= labels
+    left, right = (corner[0] for corner in drawn.figure.axes[0].get_legend().get_window_extent().get_points())
+    dotted = [line.get_window_extent().x0 for line in drawn.figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert len(dotted) == 3 and not any(left < x < right for x in dotted)
+
+
+def test_whether_models_grew_steadily_is_computed_from_the_table():
+    dates = pd.to_datetime(["2020", "2021", "2022"])
+    sizes = pd.DataFrame({"kind": "model", "name": ["a", "b", "c"], "date": dates, "field": "images"})
+    passed = pd.DataFrame({"kind": ["benchmark"], "name": ["d"], "date": pd.to_datetime(["2015"]), "field": ["vision"]})
+    verdict = lambda *billions: diffusion.grown(pd.concat([sizes.assign(parameters=[1e9 * x for x in billions]), passed]))
+    told, steady = verdict(1, 2, 3)
+    assert told == "images: a (2020) 1 billion, c (2022) 3 billion; human reference passed: d 2015" and steady is True
+    told, partly = verdict(1, 3, 2)
+    assert "b (2021) 3 billion, the last c (2022) 2 billion" in told
+    assert partly.startswith("holds in part") and "steadily in images" in partly
+    assert verdict(2, 3, 1)[1] is False
+    assert isinstance(diffusion.grown()[1], str)

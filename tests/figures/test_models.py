@@ -52,6 +52,26 @@ def test_tables_give_what_the_cards_say(card):
     assert lines[2] == "| sharp | 31.5 | at least 31 | yes | at least 36 | no |" and lines[3].startswith("| shown alone | 0.5 |")
 
 
+def test_energy_says_of_which_part_of_the_training_it_is(card):
+    told = lambda device, **more: models.provenance({"faces-ddpm": card | {"device": device} | more})
+    assert "| a chip, 1 thread, then a GPU | 1.500 kWh, of the part on a GPU alone |" in told("a chip, 1 threads, then a GPU", joules=5.4e6)
+    assert "| a GPU | 1.500 kWh |" in told("a GPU", joules=5.4e6)
+    assert "| a chip, 2 threads | not reported by the device |" in told("a chip, 2 threads")
+
+
+def test_a_missed_bound_is_named(card):
+    assert models.missed({"faces-ddpm": card}) == "Every bound is reached."
+    below = card | {"marks": [card["marks"][1] | {"value": 3.0, "reached": False}]}
+    assert models.missed({"a": card, "faces-ddpm-draft": below}) == "* **faces-ddpm-draft misses a bound**: sharp: 3 (at least 31)"
+
+
+def test_what_a_taught_network_loses_is_its_mark(card):
+    kept = lambda value: {"faces-ddpm-draft": card | {"marks": [card["marks"][1] | {"what": "accepted, of faces-ddpm's", "value": value}]}}
+    text, verdict = models.claim_taught(kept(0.045))
+    assert "5,000 further faces, has 0.045 times" in text and verdict.startswith("holds of a network of fewer parameters")
+    assert models.claim_taught(kept(1.2))[1].startswith("does not hold") and models.claim_taught({})[1] == "open"
+
+
 def test_only_networks_with_a_card_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(models.cards.paths, "EMBEDDED", tmp_path)
     assert models.trained() == {}

@@ -35,12 +35,16 @@ def summary(seconds=12.0):
 def test_convergence_has_a_panel_a_method_on_one_scale(about):
     drawn = parallel.convergence([front(), front("picard", 2)], about)
     first, second, _ = drawn.figure.axes
-    assert first.get_title(loc="left") == "anderson: 3 rounds for 6 steps" and second.get_title(loc="left").startswith("picard: 2 rounds")
+    assert first.get_title(loc="left") == "anderson: 3 rounds" and second.get_title(loc="left")== "picard: 2 rounds"
+    assert "A trajectory of 6 steps" in drawn.caption
     shown = [axes.collections[0] for axes in (first, second)]
     assert shown[0].get_array().shape == (3, 7) and shown[0].norm.vmin == shown[1].norm.vmin == parallel.FLOOR
     assert shown[0].norm.vmax == shown[1].norm.vmax == 1 and bool(np.ma.getmaskarray(shown[0].get_array())[0, 3:].all())
     assert "3 rounds, the last state is off by 1.0e+00" in drawn.alt
     first.figure.canvas.draw()
+    assert all(tick == round(tick) for tick in first.get_yticks())  # a round is a whole number
+    boxes = [axes.get_tightbbox() for axes in (first, second)]
+    assert boxes[0].x1 <= boxes[1].x0 + 1  # no title runs into the next
 
 
 def test_pictures_name_round_and_step(about):
@@ -87,6 +91,15 @@ def test_many_images_are_told_from_shipped_records_or_what_measures_them():
     told = parallel.near(pd.DataFrame(rows, columns=CLOSENESS))
     assert "| ddim | anderson | signal | 64 | 16.2 | 18 | 0.0072 | 100% |" in told and "0.8400 | 25%" in told and "none above 0.01" in told
     assert "frugal sweep steps" in parallel.near(pd.DataFrame(columns=CLOSENESS))
+
+
+def test_which_ways_come_to_the_sequential_images_is_said():
+    rows = [("ddim", "anderson", "signal", 64, 16.25, 18, 0.0072, 1.0), ("dpmpp_2m", "anderson", "signal", 64, 14.5, 15, 0.11, 0.0)]
+    table = pd.DataFrame(rows, columns=CLOSENESS)
+    missed = "Not so, at this tolerance: `anderson` on dpmpp_2m (0% of its images, off by up to 0.11);"
+    assert "come all of `anderson` on ddim." in parallel.reached(table) and missed in parallel.reached(table)
+    assert "Not so" not in parallel.reached(table[:1]) and parallel.reached(table[1:]).startswith("Not so")
+    assert parallel.reached(table[:0]) == ""
 
 
 def test_sets_stand_beside_their_own_sequential_arm():

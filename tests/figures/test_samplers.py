@@ -3,11 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from diffusers import HeunDiscreteScheduler
 
 from frugal import sample
 from frugal.figures import samplers as drawn
 from frugal.measure import arms, orders
 from frugal.measure.plan import Subject
+from frugal.models.recipes import schedule
+from frugal.models.zoo import Model
 
 
 def rows(*given):
@@ -28,13 +32,42 @@ def test_the_fewest_calls_that_reach_the_target_have_both_its_distance_and_its_a
     best = drawn.reaching(GIVEN)
     assert best.arm.tolist() == ["unipc, 20 steps", "ddpm, 200 steps"]  # ddim 5: too far; dpmpp_2m 10: too few accepted
     assert drawn.reaching(GIVEN[GIVEN.sampler != "ddpm"]).empty
-    assert "| `faces-ldm` | unipc, 20 steps | 20 | 58% | 0.1200 |" in drawn.reached(best)
+    assert "| `faces-ldm` | unipc, 20 steps | 20 | 58% | 0.12 (0.06 to 0.20) |" in drawn.reached(best)
+
+
+def test_where_acceptance_and_distance_are_level_is_said_of_each_model():
+    given = rows(("ddim", 5, 5, 0.59, 0.50, 0.6), ("ddim", 10, 10, 0.70, 0.09, 0.2), ("ddim", 50, 50, 0.70, 0.05, 0.1),
+                 ("heun", 5, 9, 0.02, 3.0, 4.0))  # fmt: skip
+    told = drawn.levels(given)
+    assert "KID stays within the band of 50 calls from 10 on; acceptance does not fall beyond chance: 70% with 10 to 70% with 50" in told
+    assert "`heun` with fewer than 10 calls: at most 2% accepted" in told and "`edm`" not in told
+    falling = drawn.levels(pd.concat([given, rows(("ddim", 200, 200, 0.60, 0.01, 0.04))]))
+    assert "of 200 calls from 200 on; acceptance falls, from 70% with 10 to 60% with 200" in falling
+
+
+def test_heuns_correction_is_as_many_times_the_change_of_the_answer_as_the_table_says():
+    scheduler = schedule(1.0)
+    model = Model("gaussian", "memory", orders.Gaussian(scheduler.alphas_cumprod), scheduler)
+    steps = HeunDiscreteScheduler.from_config(scheduler.config)
+    steps.set_timesteps(5)
+    first, second = steps.timesteps[:2]
+    noisy = steps.init_noise_sigma * torch.ones(1, 3, 8, 8)
+    answer = lambda x, t: model.unet(steps.scale_model_input(x, t), t).sample
+    trial = steps.step(answer(noisy, first), first, noisy)
+    again = steps.step(answer(trial.prev_sample, second), second, trial.prev_sample)
+    fall = drawn.steepest(model, "heun", 5)
+    moved, change = again.prev_sample - trial.prev_sample, again.pred_original_sample - trial.pred_original_sample
+    assert fall == pytest.approx(float(steps.sigmas[0] / steps.sigmas[1])) and fall > 3  # steepest in the first step
+    assert torch.allclose(moved, (fall - 1) / 2 * change, rtol=1e-2)
+    told = drawn.corrections(model, pd.concat([rows(("heun", 5, 9, 0.1, 1.0, 2.0)), GIVEN]))
+    assert "| `heun` | 9 | 38 | 18 | 29.0 dB | 70.0 dB |" in told
 
 
 def test_noise_in_every_step_has_no_place_among_distances_to_an_image(about):
     clock = pd.DataFrame({"arm": ["ddim, 5 steps"], "seconds": [0.5]})
     figure = drawn.fidelity(GIVEN, clock, about).figure
     assert figure.axes[0].get_legend_handles_labels()[1] == ["ddim", "dpmpp_2m", "unipc"]
+    assert "No seconds are taken of 10 calls or more." in drawn.fidelity(GIVEN, clock, about).caption
     told = drawn.costs(GIVEN, clock)
     assert "| `ddpm` |  |  |  |  | 240 of 400 |  |" in told
     assert "| `ddim` | 25.0 dB, 236 of 400 |  |  | 70.0 dB, 280 of 400 |  | 100 ms |" in told
@@ -55,6 +88,9 @@ def test_orders_are_said_as_measured(about):
     lines = drawn.orders_in_words(found).splitlines()
     assert lines[0].startswith("* `ddim`, of order 1") and " before, " in lines[0] and " before, " not in lines[1]
     assert "nan" not in drawn.convergence(found, about).alt
+    counts = [10, 20, 50, 100]
+    dips = pd.DataFrame({"sampler": "unipc", "steps": counts, "calls": counts, "error": [1e-2, 1e-5, 4e-4, 1e-4], "before": 1.0})
+    assert drawn.orders_in_words(dips).endswith("2.00 in the image, from 50 calls on: its error changes its sign near 20")
 
 
 def test_paths_begin_at_the_noise_and_name_how_far_their_ends_are(about):
@@ -72,3 +108,8 @@ def test_predicted_images_end_in_the_image_itself(about):
     image = sample(subject.model, [0], 6, "ddim")[0].permute(1, 2, 0).numpy()
     assert np.allclose(axes[-1].get_images()[0].get_array(), image, atol=0.02)
     assert not np.allclose(axes[0].get_images()[0].get_array(), image, atol=0.1)
+
+
+def test_ticks_are_round_numbers_within_the_axis():
+    assert drawn._round_between(0.054, 0.21) == pytest.approx([0.07, 0.1, 0.15, 0.2])
+    assert drawn._round_between(0.9, 4) == pytest.approx([1, 1.5, 2, 3])

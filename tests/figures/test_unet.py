@@ -51,3 +51,11 @@ def test_skip_connections_carry_what_the_way_down_saw():
     with torch.no_grad():  # cut the lowest level off: what is left came across
         network.middle.second[2].weight.zero_(), network.middle.shortcut.weight.zero_()
     assert not torch.allclose(network(x, t), network(2 * x, t), atol=1e-3) and before.isfinite().all()
+
+
+def test_which_network_beats_a_blur_is_said_from_the_errors():
+    errors = {"with the noise of time 400": 0.2, "the best blur": 0.01, "U-Net with": 0.005, "U-Net without": 0.04}
+    larger = "A larger error than the best blur, 0.0100, has the U-Net without (0.0400)."
+    assert unet.beside_blur(errors) == f"A smaller error than the best blur, 0.0100, has the U-Net with (0.0050). {larger}"
+    both = unet.beside_blur(errors | {"U-Net with": 0.02})
+    assert both == "A larger error than the best blur, 0.0100, has the U-Net with (0.0200) and the U-Net without (0.0400)."

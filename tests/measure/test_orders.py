@@ -1,6 +1,7 @@
 """Orders of convergence: the known answer is right, and samplers have the order their papers state where it can show."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -33,3 +34,12 @@ def test_second_order_shows_before_the_last_step_and_is_lost_in_it():
     assert before["ddim"] == pytest.approx(1, abs=0.1) and before["dpmpp_2m"] == pytest.approx(2, abs=0.2)
     assert image["dpmpp_2m"] < 1.8 and image["edm"] > 1.8 and np.isnan(before["edm"])
     assert (found[found.sampler == "edm"].calls == [19, 39, 99, 199]).all()
+
+
+def test_no_slope_is_taken_across_a_dip_where_the_error_changes_its_sign():
+    steps = [5, 10, 20, 40, 80]
+    found = pd.DataFrame({"sampler": "a", "steps": steps, "calls": steps, "error": [0.1, 0.01, 1e-5, 0.004, 0.001]})
+    assert orders.slopes(found)["a"] == pytest.approx(2)  # from 40 on; across the dip it would be less than 1
+    assert orders.behind_rises(found).steps.tolist() == [40, 80]
+    assert orders.behind_rises(found[found.steps < 40]).steps.tolist() == [5, 10, 20]
+    assert orders.behind_rises(found.assign(error=steps)).steps.tolist() == [40, 80]  # two or more

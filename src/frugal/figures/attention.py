@@ -98,6 +98,20 @@ def word_regions(table: pd.DataFrame, faces: int, about: About, *, name: str = "
     return style.finish(figure, name, f"Attention of each word in its own region: {told} times the mean.", caption, about)
 
 
+def regions_in_words(table: pd.DataFrame) -> str:
+    """How often a word is looked for in its own region more than on average, and how often nowhere more, from `attention.word_regions`."""
+    own = table[table.word == table.region].set_index("word").lift.sort_values()
+    most = table.loc[table.groupby("word").lift.idxmax()].set_index("word").region[own.index]
+    told = ", ".join(f"{word} {lift:.2f}" for word, lift in own.items())
+    first = [word for word in own.index if most[word] == word]
+    named = f" ({', '.join(first)})" if first else ""
+    elsewhere = "; ".join(f"{word} in that of {most[word]}" for word in own.index if most[word] != word)
+    return (
+        f"In its own region each word gets, of its mean over the image: {told}. Above 1 for {(own > 1).sum()} of {len(own)} words; "
+        f"the largest of all regions for {len(first)}{named}." + (f" The others are looked for more elsewhere: {elsewhere}." if elsewhere else "")
+    )
+
+
 def guidance(marks: Mapping[str, float], about: About, *, name: str = "04_guidance_marks") -> Drawn:
     """How captions are followed and faces accepted against guidance; `marks`: {what: value} of the card of a text-conditioned model."""
     kinds = {"accuracy": "attributes as the caption says", "accepted": "accepted by the judge"}

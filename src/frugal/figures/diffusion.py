@@ -13,6 +13,10 @@ from . import style
 from .sheets import _show, _tiled
 from .style import About, Drawn
 
+ARROW = {  # dark with a white rim: seen on noise as well
+    "arrowstyle": "simple,head_width=1.4,head_length=0.9,tail_width=0.5", "facecolor": style.INK, "edgecolor": "white", "linewidth": 1.5,
+}  # fmt: skip
+ON_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # so that a line is interrupted by a label, not drawn through it
 GROWTH = Path(__file__).with_name("growth.csv")  # kind, name, date, parameters, field, source, url: a citation a row
 
 
@@ -39,8 +43,7 @@ def training_and_inference(
             grid[0][k].set_title(f"t = {t}", fontsize=9.5)
             grid[1][k].set_xlabel(f"error {errors[k]:.2g}", fontsize=8.5)
             if k:
-                grid[2][k].annotate("", (-0.04, 0.5), (0.18, 0.5), xycoords="axes fraction",
-                                    arrowprops={"arrowstyle": "-|>", "color": "white", "lw": 2.5})  # fmt: skip
+                grid[2][k].annotate("", (-0.14, 0.5), (0.22, 0.5), xycoords="axes fraction", arrowprops=ARROW)
     alt = (
         f"A drawn face under more and more noise; what the network guesses of it, with a mean squared error of {errors[0]:.2g} "
         f"at t = {times[0]} and {errors[-1]:.2g} at t = {times[-1]}; and a generation from noise to a face."
@@ -102,10 +105,10 @@ def noising(alphas_cumprod: Tensor, others: Mapping[str, Tensor], about: About, 
     )  # fmt: skip
 
 
-def _has_a_neighbour(row, rows: pd.DataFrame) -> bool:
-    """Whether a model of about the same size follows within the length of a label."""
-    soon = (rows.date > row.date) & (rows.date < row.date + pd.Timedelta(days=500))
-    return bool((soon & rows.parameters.between(row.parameters / 1.5, row.parameters * 1.5)).any())
+def _has_a_neighbour(row, models: pd.DataFrame) -> bool:
+    """Whether a model that a label to the right would run over follows: of about the same size, within the label's length."""
+    soon = (models.date > row.date) & (models.date < row.date + pd.Timedelta(days=48 * len(row.name) + 40))
+    return bool((soon & models.parameters.between(row.parameters / 1.2, row.parameters * 2)).any())
 
 
 def variety(images: Tensor) -> float:
@@ -129,14 +132,25 @@ def compared_loops(images: Mapping[str, Tensor], about: About, *, name: str = "0
     return style.finish(figure, name, f"Samples of several loops. Variety: {told}.", caption, about)
 
 
-def grown() -> str:
-    """What GROWTH says in a sentence: the largest language model at its beginning and end, and the benchmarks passed."""
-    table = pd.read_csv(GROWTH, parse_dates=["date"])
-    language = table[(table.kind == "model") & (table.field != "images")].sort_values("date")
-    first, last = language.iloc[0], language.loc[language.parameters.idxmax()]
+def grown(table: pd.DataFrame | None = None) -> tuple[str, bool | str]:
+    """What GROWTH says of each field, its first, largest and last model, and of the benchmarks; and whether all grew steadily:
+    no model smaller than one before it."""
+    table = pd.read_csv(GROWTH, parse_dates=["date"]) if table is None else table
+    fields = {field: rows.sort_values(["date", "parameters"]) for field, rows in table[table.kind == "model"].groupby("field", sort=False)}
+    sizes = "; ".join(f"{field}: {_first_largest_last(rows)}" for field, rows in fields.items())
     passed = ", ".join(f"{row.name} {row.date.year}" for row in table[table.kind == "benchmark"].itertuples(index=False))
-    sizes = f"{first['name']} ({first.date.year}) {first.parameters / 1e9:.2g} billion, {last['name']} ({last.date.year}) {last.parameters / 1e9:.0f} billion"
-    return f"{sizes}; human reference passed: {passed}"
+    unsteady = [field for field, rows in fields.items() if not rows.parameters.is_monotonic_increasing]
+    shrunk = [field for field, rows in fields.items() if rows.parameters.iloc[-1] <= rows.parameters.iloc[0]]
+    in_part = f"holds in part: human scores are passed and models have grown, but not steadily in {' and '.join(unsteady)}"
+    return f"{sizes}; human reference passed: {passed}", False if shrunk else in_part if unsteady else True
+
+
+def _first_largest_last(rows: pd.DataFrame) -> str:
+    first, largest, last = rows.iloc[0], rows.loc[rows.parameters.idxmax()], rows.iloc[-1]
+    told = {row["name"]: f"{row['name']} ({row.date.year}) {row.parameters / 1e9:.3g} billion" for row in (first, largest)}
+    return ", ".join(told.values()) if last["name"] == largest["name"] else (
+        f"{', '.join(told.values())}, the last {last['name']} ({last.date.year}) {last.parameters / 1e9:.3g} billion"
+    )
 
 
 def growth(about: About, *, name: str = "01_figure_1.2") -> Drawn:
@@ -147,16 +161,16 @@ def growth(about: About, *, name: str = "01_figure_1.2") -> Drawn:
         for (field, rows), colour, marker in zip(models.groupby("field"), style.PALETTE, style.MARKERS, strict=False):
             axes.plot(rows.date, rows.parameters, marker, color=colour, label=f"{field}")
             for row in rows.itertuples():
-                left = _has_a_neighbour(row, rows)
-                place = {"xytext": (-6, 3) if left else (6, 3), "ha": "right" if left else "left"}
+                left = _has_a_neighbour(row, models)
+                place = {"xytext": (-6, 3) if left else (6, 3), "ha": "right" if left else "left", "zorder": 1.5, "bbox": ON_WHITE}
                 axes.annotate(row.name, (row.date, row.parameters), textcoords="offset points", fontsize=8, **place)
         for row in benchmarks.itertuples():
-            axes.axvline(row.date, color=style.FAINT, linestyle=":", linewidth=1)
+            axes.axvline(row.date, color=style.FAINT, linestyle=":", linewidth=1, zorder=1)
             axes.annotate(row.name, (row.date, 1), xycoords=("data", "axes fraction"), xytext=(0, 4), ha="center",
                           textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set(yscale="log", ylim=(1e7, 2e12), ylabel="parameters")
-        axes.set_xlim(pd.Timestamp("2014-09-01"), pd.Timestamp("2024-09-01"))
-        axes.legend(loc="lower left", title="models of")
+        axes.set_xlim(pd.Timestamp("2014-09-01"), pd.Timestamp("2025-09-01"))
+        axes.legend(loc="upper left", bbox_to_anchor=(0.27, 1), title="models of")
     span = models.parameters.max() / models.parameters.min()
     caption = (
         "Figure 1.2: parameters of published models, and (dotted) when a benchmark's human reference was passed. Sizes are "

@@ -1,5 +1,6 @@
 """Figures of the appendix: how the embedded networks were trained, and what they make, beside what they were trained on."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from . import style
 from .sheets import _show
 from .style import About, Drawn
 from .tables import markdown
+from .words import bullets
 
 LOSSES = {
     "faces-reader": "reading error", "faces-vae": "error of pixels and edges", "faces-clip": "contrastive loss",
@@ -78,10 +80,44 @@ def provenance(found: Mapping[str, dict]) -> str:
     head = ["network", "what it does", "parameters", "faces seen", "hours", "device", "energy", "licence of the weights"]
     rows = [
         (f"`{name}`", cards.ABOUT[name], f"{card['parameters']:,}", f"{card['images']:,}", f"{card['seconds'] / 3600:.2f}",
-         card["device"], cards.energy(card), "CC BY 4.0")
+         machines(card), _energy(card), "CC BY 4.0")
         for name, card in found.items()
     ]  # fmt: skip
     return markdown(head, rows)
+
+
+def machines(card: dict) -> str:
+    """On what a network was trained, in words."""
+    return re.sub(r"\b1 threads", "1 thread", card["device"])
+
+
+def _energy(card: dict) -> str:
+    """The energy on a card, and of which part of the training it is where only the graphics card counted it."""
+    parts = card["device"].split(", then ")
+    counted = [part for part in parts if "thread" not in part]
+    alone = f", of the part on {' and '.join(counted)} alone" if "joules" in card and 0 < len(counted) < len(parts) else ""
+    return cards.energy(card) + alone
+
+
+def missed(found: Mapping[str, dict]) -> str:
+    """Which networks miss a bound, and by what: Markdown."""
+    lines = {
+        f"{name} misses a bound": f"{mark['what']}: {mark['value']:.2g} ({cards.limits(mark)[0]})"
+        for name, card in found.items() for mark in card.get("marks", ()) if cards.limits(mark)[1] == "no"
+    }  # fmt: skip
+    return bullets(lines) if lines else "Every bound is reached."
+
+
+def claim_taught(found: Mapping[str, dict]) -> tuple[str, bool | str]:
+    """The slides' "distillation loses performance and needs further training", of the draft, which is taught by a larger network and takes
+    as many steps."""
+    card = found.get("faces-ddpm-draft", {})
+    kept = [mark["value"] for mark in card.get("marks", ()) if mark["what"] == "accepted, of faces-ddpm's"]
+    if not kept:
+        return "no network distilled to fewer steps is part of this book", "open"
+    loses = "holds" if kept[0] < 1 else "does not hold"
+    trained = f"a smaller network trained on the predictions of faces-ddpm, with {card['images']:,} further faces"
+    return f"{trained}, has {kept[0]:.2g} times its share of accepted images", f"{loses} of a network of fewer parameters; not measured of one of fewer steps"
 
 
 def marks(card: dict) -> str:

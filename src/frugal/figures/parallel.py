@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import MaxNLocator
 
 from ..measure import batching
 from ..measure.arms import Arm
@@ -29,13 +30,14 @@ def convergence(fronts: list[Front], about: About, *, name: str = "09_convergenc
             seen = axes.pcolormesh(np.arange(steps + 2) - 0.5, np.arange(n + 1) + 0.5, np.clip(front.errors, FLOOR, None), norm=scale, cmap="viridis")
             axes.step([0, *front.committed], [0.5, *np.arange(n) + 1.5], where="post", color="white", linewidth=2.6)
             axes.step([0, *front.committed], [0.5, *np.arange(n) + 1.5], where="post", color="black", linewidth=1.1)
-            axes.set(title=f"{front.method}: {n} rounds for {steps} steps", xlabel="state, from noise (0) to image", ylim=(most + 0.5, 0.5))
+            axes.set(title=f"{front.method}: {n} rounds", xlabel="state, from noise (0) to image", ylim=(most + 0.5, 0.5))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(visible=False)
         grid[0][0].set_ylabel("round")
         figure.colorbar(seen, ax=grid[0], label="distance to the sequential state", pad=0.01)
     caption = (
-        "A trajectory converges from front to back: root mean square distance of every state, after every round, to that of the sequential sampler from the "
-        "same noise. White: not reached yet. Left of the black line steps are done, and what is wrong there stays and grows."
+        f"A trajectory of {steps} steps converges from front to back: root mean square distance of every state, after every round, "
+        "to that of the sequential sampler from the same noise. White: not reached yet. Left of the black line steps are done, and what is wrong there stays and grows."
     )
     told = "; ".join(f"{f.method}: {len(f.errors)} rounds, the last state is off by {f.errors[-1, -1]:.1e}" for f in fronts)
     return style.finish(figure, name, f"Heat map of distances over states and rounds. {told}.", caption, about)
@@ -111,6 +113,19 @@ def near(table: pd.DataFrame) -> str:
         for row in table.itertuples()
     ]
     return markdown(["solver", "method", "unit", "images", "calls: mean", "most", "largest error of a pixel", f"of images with none above {NEAR:g}"], rows)
+
+
+def reached(table: pd.DataFrame) -> str:
+    """Which ways of sampling come to the sequential images, no pixel further than NEAR, and which do not: from `rounds.closeness`."""
+    if table.empty:
+        return ""
+    ways = {True: [], False: []}
+    for row in table.itertuples():
+        off = "" if row.near == 1 else f" ({row.near:.0%} of its images, off by up to {row.error:.2g})"
+        ways[row.near == 1].append(f"`{row.method}` on {row.solver}{off}")
+    kept = f"To the images of the sequential sampler come all of {', '.join(ways[True])}. " if ways[True] else ""
+    missed = f"Not so, at this tolerance: {', '.join(ways[False])}; a smaller tolerance brings more of them there, for more rounds."
+    return f"{kept}{missed if ways[False] else ''}".strip()
 
 
 def sets(shipped: pd.DataFrame) -> str:

@@ -12,14 +12,16 @@ from ..measure import draws, orders
 from ..measure.fewer_steps import STOCHASTIC, TWICE, steps_for
 from ..measure.plan import Subject
 from ..methods import samplers
+from ..models.zoo import Model
 from . import style
 from .sheets import _show
 from .style import About, Drawn
 from .tables import markdown
-from .words import percent
+from .words import bullets, percent
 
 FINE = "dpmpp_2m", 100  # the path that others are compared with in the plane
 KNOWN = ("ddim", "dpmpp_2m", "unipc", "euler", "heun", "edm", "ddpm", "dpmpp_2m_sde")
+REACHED = ["model", "arm", "calls", "accepted", "kid", "kid_low", "kid_high"]
 LOOK = {name: {"color": style.PALETTE[k], "marker": "osD^vP*X"[k]} for k, name in enumerate(KNOWN)}
 
 
@@ -91,8 +93,9 @@ def convergence(found: pd.DataFrame, about: About, *, name: str = "07_orders") -
     image, before = orders.slopes(found), orders.slopes(found, "before")
     told = "; ".join(f"{key} {before[key]:.1f} and {image[key]:.1f}" for key in image.index if np.isfinite(before[key]))
     caption = (
-        "Error of samplers on a Gaussian whose answer is known, float32. Order: the slope of the logarithms from 10 steps on. Left, at a time that all time steps "
-        "share; `edm`, which places its own, is not there. Right, in the image."
+        "Error of samplers on a Gaussian whose answer is known, float32. Order: the slope of the logarithms from 10 steps on; of an error "
+        "that dips where it changes its sign, behind its last rise. Left, at a time that all time steps share; `edm`, which places its own, "
+        "is not there. Right, in the image."
     )
     return style.finish(figure, name, f"Errors fall with the calls; orders before the end and in the image: {told}.", caption, about)
 
@@ -101,10 +104,20 @@ def orders_in_words(found: pd.DataFrame) -> str:
     """Which samplers have the order their papers state, before the last part of the way and in the image."""
     image, before = orders.slopes(found), orders.slopes(found, "before")
     told = [
-        f"`{key}`, of order {orders.ORDERS[key]} by its paper: " + (f"{before[key]:.2f} before, " if np.isfinite(before[key]) else "") + f"{image[key]:.2f} in the image"
-        for key in image.index
-    ]
+        f"`{key}`, of order {orders.ORDERS[key]} by its paper: " + (f"{before[key]:.2f} before, " if np.isfinite(before[key]) else "")
+        + f"{image[key]:.2f} in the image{_dip(rows)}"
+        for key, rows in found.groupby("sampler", sort=False)
+    ]  # fmt: skip
     return "\n".join(f"* {line}" for line in told)
+
+
+def _dip(rows: pd.DataFrame) -> str:
+    """Where one sampler's error in the image falls and rises again: it changes its sign there, and the slope is taken behind it."""
+    kept = orders.behind_rises(rows)
+    if len(kept) == len(rows):
+        return ""
+    lost = rows[rows.calls < kept.calls.iloc[0]]
+    return f", from {kept.calls.iloc[0]:.0f} calls on: its error changes its sign near {lost.calls[lost.error.idxmin()]:.0f}"
 
 
 def fidelity(found: pd.DataFrame, seconds: pd.DataFrame, about: About, *, name: str = "07_fidelity") -> Drawn:
@@ -115,21 +128,47 @@ def fidelity(found: pd.DataFrame, seconds: pd.DataFrame, about: About, *, name: 
         for key, rows in some.groupby("sampler", sort=False):
             spread = [rows.psnr - rows.psnr_low, rows.psnr_high - rows.psnr]
             grid[0].errorbar(rows.calls, rows.psnr, yerr=spread, capsize=2, markersize=5, linewidth=1.2, label=key, **LOOK[key])
-            timed = rows[rows.arm.isin(clock.index)]
-            grid[1].plot(clock[timed.arm], timed.psnr, markersize=5, linewidth=1.2, label=key, **LOOK[key])
-        shown = sorted(some.calls[~some.sampler.isin(TWICE)].unique()), np.geomspace(clock.min(), clock.max(), 4)
+            timed = rows.arm.isin(clock.index)
+            sides = [side[timed] for side in spread]
+            grid[1].errorbar(clock[rows.arm[timed]], rows.psnr[timed], yerr=sides, capsize=2, markersize=5, linewidth=1.2, **LOOK[key])
+        shown = sorted(some.calls[~some.sampler.isin(TWICE)].unique()), _round_between(clock.min(), clock.max())
         for axes, label, ticks in zip(grid, ("calls of the network", "seconds an image, one at a time"), shown, strict=True):
             axes.set(xscale="log", xlabel=label)
             axes.minorticks_off()
-            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         grid[0].set_ylabel("PSNR to the fine path's image, dB")
         grid[0].legend()
-    best = some.loc[some.psnr.idxmax()]
+    best, slow = some.loc[some.psnr.idxmax()], some[~some.arm.isin(clock.index)]
     caption = (
         f"How close {found.model.iloc[0]} comes to the images of the same noise by a much finer DDIM, with {found.images.iloc[0]} images; bars: 95 % intervals of the mean. "
         "Samplers that draw noise in every step end elsewhere and have no place here."
-    )
+    ) + (f" No seconds are taken of {slow.calls.min():.0f} calls or more." if len(slow) else "")
     return style.finish(figure, name, f"PSNR over calls and seconds; closest is {best.arm} with {best.psnr:.1f} dB.", caption, about)
+
+
+def _round_between(low: float, high: float) -> list[float]:
+    """Round numbers from low to high, close enough for the ticks of a short logarithmic axis."""
+    tens = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    return [tick for ten in tens for tick in (ten * np.array([1, 1.5, 2, 3, 5, 7])).tolist() if low <= tick <= high]
+
+
+def corrections(model: Model, found: pd.DataFrame) -> str:
+    """Samplers that call twice a step: by how many times the change of the network's answer the correction moves the image at
+    most, and how close they come, beside `ddim`: a Markdown table."""
+    once = found[found.sampler == "ddim"].set_index("calls").psnr
+    rows = []
+    for row in found[found.sampler.isin(TWICE)].itertuples():
+        fall, other = steepest(model, row.sampler, row.steps), once[once.index >= row.calls].iloc[0]
+        factors = (f"{float(f'{factor:.2g}'):g}" for factor in (fall, (fall - 1) / 2))
+        rows.append((f"`{row.sampler}`", f"{row.calls:.0f}", *factors, f"{row.psnr:.1f} dB", f"{other:.1f} dB"))
+    head = ["sampler", "calls", "steepest fall of the noise, *r*", "that step's correction, (*r* - 1)/2", "PSNR"]
+    return markdown([*head, "`ddim`, as many calls or one more"], rows)
+
+
+def steepest(model: Model, sampler: str, steps: int) -> float:
+    """The largest ratio of the noise, in units of the image, at the two ends of a step that is corrected: all but the last."""
+    levels = samplers._scheduler(model, steps, sampler).sigmas[:-1].double()
+    return float((levels[:-1] / levels[1:]).max())
 
 
 def quality(found: pd.DataFrame, about: About, *, name: str = "07_quality") -> Drawn:
@@ -156,8 +195,7 @@ def quality(found: pd.DataFrame, about: About, *, name: str = "07_quality") -> D
 
 
 def reaching(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> pd.DataFrame:
-    """Of each model the solver's arm of fewest calls that reaches the target's quality, and the target: columns model, arm, calls,
-    accepted, kid.
+    """Of each model the solver's arm of fewest calls that reaches the target's quality, and the target: columns REACHED.
 
     Reached: KID not above the target's band, and no fewer accepted than chance explains (two standard errors).
     """
@@ -167,14 +205,45 @@ def reaching(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> pd.DataFra
             goal = arms[arms.arm == target].iloc[0]
             error = (2 * goal.accepted * (1 - goal.accepted) / goal.images) ** 0.5
             good = arms[(arms.kid <= goal.kid_high) & (arms.accepted >= goal.accepted - 2 * error)].sort_values(["calls", "kid"])
-            rows += [(model, row.arm, row.calls, row.accepted, row.kid) for row in (good.iloc[0], goal)]
-    return pd.DataFrame(rows, columns=["model", "arm", "calls", "accepted", "kid"])
+            rows += [good.iloc[0], goal]
+    return pd.DataFrame(rows, columns=REACHED).reset_index(drop=True)
 
 
 def reached(found: pd.DataFrame) -> str:
     """`reaching` as a Markdown table."""
-    rows = [(f"`{row.model}`", row.arm, f"{row.calls:.0f}", percent(row.accepted), f"{row.kid:.4f}") for row in found.itertuples()]
-    return markdown(["model", "arm", "calls", "accepted", "KID"], rows)
+    rows = [
+        (f"`{row.model}`", row.arm, f"{row.calls:.0f}", percent(row.accepted), f"{row.kid:.2f} ({row.kid_low:.2f} to {row.kid_high:.2f})")
+        for row in found.itertuples()
+    ]  # fmt: skip
+    return markdown(["model", "arm", "calls", "accepted", "KID (95 % band)"], rows)
+
+
+def levels(found: pd.DataFrame, sampler: str = "ddim") -> str:
+    """Of each model, from how many calls of a sampler on KID and acceptance stay where they end, and what becomes of samplers
+    that call twice where calls are few: Markdown, from shipped records of large samples."""
+    lines = {}
+    for model, arms in found[found.kid.notna() & ~found.arm.str.contains("eta")].groupby("model", sort=False):
+        some = arms[arms.sampler == sampler].sort_values("calls")
+        twice = arms[arms.sampler.isin(TWICE) & (arms.calls < 10)].groupby("sampler", sort=False).accepted.max()
+        told = [f"`{key}` with fewer than 10 calls: at most {percent(share)} accepted" for key, share in twice.items()]
+        lines[model] = "; ".join([f"`{sampler}`: {_kid_level(some)}", _acceptance_level(some), *told])
+    return bullets(lines)
+
+
+def _kid_level(arms: pd.DataFrame) -> str:
+    last = arms.iloc[-1]
+    outside = arms.calls[~arms.kid.between(last.kid_low, last.kid_high)]
+    level = arms[arms.calls > outside.max()] if len(outside) else arms
+    return f"KID stays within the band of {last.calls:.0f} calls from {level.calls.iloc[0]:.0f} on"
+
+
+def _acceptance_level(arms: pd.DataFrame) -> str:
+    """Whether acceptance falls after its best by more than chance explains: two standard errors of the difference."""
+    best, last = arms.loc[arms.accepted.idxmax()], arms.iloc[-1]
+    error = sum(arm.accepted * (1 - arm.accepted) / arm.images for arm in (best, last)) ** 0.5
+    ends = f"{percent(best.accepted)} with {best.calls:.0f} to {percent(last.accepted)} with {last.calls:.0f}"
+    falls = best.accepted - last.accepted > 2 * error
+    return f"acceptance falls, from {ends}" if falls else f"acceptance does not fall beyond chance: {ends}"
 
 
 def costs(found: pd.DataFrame, seconds: pd.DataFrame) -> str:

@@ -96,6 +96,18 @@ def removed(images: Mapping[str, Tensor], errors: Mapping[str, float], about: Ab
     return style.finish(figure, name, f"{title} Errors: {told}.", f"{title} Mean squared errors in the range 0 to 1.", about)
 
 
+def beside_blur(errors: Mapping[str, float], blur: str = "the best blur") -> str:
+    """Which networks remove noise better than a blur and which do not, from the errors of `removed`: a sentence or two."""
+    better = {True: [], False: []}
+    for label, error in errors.items():
+        if label.startswith("U-Net"):
+            better[error < errors[blur]].append(f"the {label} ({error:.4f})")
+    than = f"than {blur}, {errors[blur]:.4f}"
+    told = [f"A smaller error {than}, has {' and '.join(better[True])}."] if better[True] else []
+    told += [f"A larger error {than}, has {' and '.join(better[False])}."] if better[False] else []
+    return " ".join(told)
+
+
 def losses(curves: Mapping[str, list[float]], about: About, *, name: str = "02_losses") -> Drawn:
     """Loss against training step of several networks, smoothed over 20 steps."""
     with style.canvas(size=(7.6, 3.2)) as (figure, axes):

@@ -74,6 +74,14 @@ def _errors(network: Gaussian, states: list[samplers.State], seed: int) -> tuple
 
 
 def slopes(found: pd.DataFrame, column: str = "error", least: int = 10) -> pd.Series:
-    """The order of each sampler: minus the slope of log error over log calls, from `least` steps on; nan where not measured."""
-    some = found[found.steps >= least]
-    return pd.Series({name: -np.polyfit(np.log(rows.calls), np.log(rows[column]), 1)[0] for name, rows in some.groupby("sampler", sort=False)})
+    """The order of each sampler: minus the slope of log error over log calls, from `least` steps on, behind its last rise; nan
+    where not measured."""
+    fitted = {name: behind_rises(rows[rows.steps >= least], column) for name, rows in found.groupby("sampler", sort=False)}
+    return pd.Series({name: -np.polyfit(np.log(rows.calls), np.log(rows[column]), 1)[0] for name, rows in fitted.items()})
+
+
+def behind_rises(rows: pd.DataFrame, column: str = "error") -> pd.DataFrame:
+    """One sampler's rows, two or more, from the last on at which its error was above the one before: an error that changes its
+    sign dips on the way, and a slope across the dip is no order."""
+    rises = np.flatnonzero(np.diff(rows[column]) > 0) + 1
+    return rows.iloc[min(rises.max(initial=0), len(rows) - 2) :]
