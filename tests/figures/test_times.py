@@ -111,7 +111,7 @@ def test_figure_6_1_needs_both_models_of_a_series(times, decode, about, swept_re
 
 def test_figure_5_1_of_one_ratio(times, about):
     drawn = timing.time_against_ratio(times[times.ratio.isin([0, 0.5])], about)
-    assert "a ratio of 50%" in drawn.alt and "composed" not in drawn.caption
+    assert "the change at 50% is not" in drawn.alt and "composed" not in drawn.caption
 
 
 def test_too_few_rounds_leave_the_band_out(times, about):

@@ -12,7 +12,7 @@ def found(times, model):
 
 def test_an_effect_inside_the_band_is_not_distinguishable_from_zero(times):
     text = words.effect(found(times, "ddpm-celebahq-256"))
-    assert "Measured: the change at any of the 2 ratios is not distinguishable from zero." in text and "less time" not in text
+    assert "Measured: the change at 50% and 90% is not distinguishable from zero." in text and "less time" not in text
 
 
 def test_an_effect_outside_the_band_is_told_with_its_sign(times):

@@ -65,7 +65,7 @@ def effect(found: pd.DataFrame) -> str:
 def _took(found: pd.DataFrame) -> str:
     real = found[found.verdict != UNSURE]
     if real.empty:
-        asked = f"any of the {len(found)} ratios" if len(found) > 1 else f"a ratio of {listed(found.ratio)}"
+        asked = f"any of the {len(found)} ratios" if len(found) > 3 else listed(found.ratio)
         return f"the change at {asked} is {UNSURE}"
     parts = []
     for word, verdict in (("less", "faster"), ("more", "slower")):
