@@ -30,7 +30,15 @@ def figure_5_2(decay, baselines, about):
 
 
 def labels(axes):
-    return [text.get_text() for text in axes.texts]
+    return [text.get_text().replace("\n", " ") for text in axes.texts]
+
+
+def outside(axes):
+    """Whether every label of a panel lies beside or above it, drawn as it will be."""
+    axes.figure.draw_without_rendering()
+    panel = axes.get_window_extent()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    return all(box.x0 >= panel.x1 or box.y0 >= panel.y1 for box in boxes)
 
 
 def test_figure_5_2_has_both_metrics_both_fits_and_both_baselines(figure_5_2):
@@ -47,6 +55,11 @@ def test_infinite_psnr_is_drawn_as_identical_and_never_as_a_number(figure_5_2):
     assert np.isfinite(psnr.get_ylim()).all()
     points = [line for line in psnr.get_lines() if line.get_label().startswith("faces")]
     assert all(len(line.get_xdata()) == 9 and np.isfinite(line.get_ydata()).all() for line in points)
+
+
+def test_no_label_covers_a_point(figure_5_2, baselines, about):
+    drawn = [figure_5_2, quality.against_the_data(baselines, about)]
+    assert all(outside(axes) for figure in drawn for axes in figure.figure.axes)
 
 
 def test_figure_5_2_without_fits(decay, baselines, about):

@@ -100,7 +100,8 @@ def test_figure_6_1_draws_shipped_pairs_beside_the_reader_s(times, decode, about
     lines = [line for line in share.get_lines() if line.get_marker() in "sD" and line.get_linestyle() == "--"]
     assert len(lines) == 2 and all(np.allclose(line.get_ydata(), 2 / 3) for line in lines)
     assert len(third.get_lines()) == 4 and all("a GPU" in label for label in legend(drawn.figure))
-    assert "hollow: ldm-celebahq-256" in drawn.caption
+    assert "half filled: ldm-celebahq-256" in drawn.caption
+    assert [line.get_fillstyle() for line in third.get_lines()] == ["full", "bottom"] * 2
 
 
 def test_figure_6_1_needs_both_models_of_a_series(times, decode, about, swept_reference):
@@ -110,7 +111,7 @@ def test_figure_6_1_needs_both_models_of_a_series(times, decode, about, swept_re
 
 def test_figure_5_1_of_one_ratio(times, about):
     drawn = timing.time_against_ratio(times[times.ratio.isin([0, 0.5])], about)
-    assert "a ratio of 50%" in drawn.alt and "composed" not in drawn.caption
+    assert "the change at 50% is not" in drawn.alt and "composed" not in drawn.caption
 
 
 def test_too_few_rounds_leave_the_band_out(times, about):
@@ -148,6 +149,25 @@ def test_figure_6_1_gives_both_shares_and_the_thesis_s_lines(times, decode, abou
     assert without.get_ydata()[0] == pytest.approx(250 / 600, rel=0.01)
 
 
+def test_figure_6_1_fills_what_was_measured_and_keeps_its_labels_off_the_data(times, decode, about):
+    drawn = timing.models_compared(times, decode, about)
+    share = drawn.figure.axes[1]
+    hollow, filled = (line for line in share.get_lines() if line.get_marker() == "s")
+    assert hollow.get_markerfacecolor() == "white" and filled.get_xdata().tolist() == [0, 0.5, 0.9]
+    upper, lower = share.texts
+    assert upper.get_va() == "bottom" and lower.get_va() == "top" and lower.xyann[1] < 0
+    assert "intervals within this run" in drawn.caption
+
+
+def test_a_caption_says_how_far_composed_lies_from_measured(times, about):
+    twin = times[(times.ratio == 0.5) & (times.kind == "measured")].assign(kind="composed", seconds=lambda t: 0.9 * t.seconds)
+    told = timing.time_against_ratio(pd.concat([times, twin]), about).caption
+    assert "Where a ratio is both, composed against measured: ddpm-celebahq-256 −10% against" in told
+    assert "ldm-celebahq-256 −14% against −5" in told
+    plain = timing.time_against_ratio(times, about).caption
+    assert "composed against measured" not in plain and "those of the layers alone" in plain and "within this run" in plain
+
+
 def test_section_4_3_and_the_bound_tell_their_medians(about):
     iterations = pd.DataFrame(
         {
@@ -168,8 +188,17 @@ def test_section_4_3_and_the_bound_tell_their_medians(about):
 
 def test_changes_on_other_machines_are_told_with_their_verdicts(swept_reference, monkeypatch):
     told = shipped.elsewhere()
-    assert told.startswith("Of 4 settings of the published method (`tome`, never reused) measured on other machines a step is faster in 4:")
-    assert "| device, precision and attention | model | merged 50% |" in told
-    assert "| a GPU, float16, math attention | ldm-celebahq-256 | -50.0% (-50.0% to -50.0%), faster |" in told
+    assert told.startswith("Of 4 settings of the published method (`tome`, reuse 1) measured on other machines a step is faster in 4:")
+    assert "| device, precision and attention | model, image | merged 50% |" in told
+    assert "| a GPU, float16, math attention | ldm-celebahq-256, 256 px | -50.0% (-50.0% to -50.0%), faster |" in told
     monkeypatch.setattr("frugal.measure.records.load_shipped", list)
     assert "frugal sweep thesis" in shipped.elsewhere()
+
+
+def test_a_ratio_that_one_row_alone_has_gets_no_column(monkeypatch):
+    text = "stable-diffusion-v1-5"
+    made = [*(swept(text, 0.02, 0.5, backend=way) for way in ("fused", "math")), swept(text, 0.02, 0.1)]
+    monkeypatch.setattr("frugal.measure.records.load_shipped", lambda: made)
+    assert "| model, image | merged 50% |" in shipped.elsewhere() and f"{text}, 512 px" in shipped.elsewhere()
+    monkeypatch.setattr("frugal.measure.records.load_shipped", lambda: made[-1:])
+    assert "| model, image | merged 10% |" in shipped.elsewhere()

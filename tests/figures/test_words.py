@@ -12,24 +12,41 @@ def found(times, model):
 
 def test_an_effect_inside_the_band_is_not_distinguishable_from_zero(times):
     text = words.effect(found(times, "ddpm-celebahq-256"))
-    assert "any of the 9 ratios is not distinguishable from zero" in text and "less time" not in text
+    assert "Measured: the change at 50% and 90% is not distinguishable from zero." in text and "less time" not in text
 
 
 def test_an_effect_outside_the_band_is_told_with_its_sign(times):
     text = words.effect(found(times, "ldm-celebahq-256"))
     assert "less time at" in text and "most at 90%: −9" in text and "more time" not in text
-    slower = times.assign(seconds=times.seconds * (1 + (times.ratio > 0.6)))
+    slower = times.assign(seconds=times.seconds * (1 + (times.ratio > 0.6)), kind=times.kind.replace("composed", "measured"))
     assert "more time at 70%, 80% and 90%" in words.effect(found(slower, "ldm-celebahq-256"))
 
 
+def test_what_is_composed_is_told_apart_from_what_was_measured(times):
+    measured, composed = words.effect(found(times, "ldm-celebahq-256")).split(" Composed from the times of its layers, not measured: ")
+    assert "Measured: less time at 50% and 90% (most at 90%: −9" in measured and "95% interval −9" in measured
+    assert composed.startswith("less time at 10%, 20%, 30%, 40%, 60%, 70% and 80%")
+    alone = words.effect(found(times[times.kind != "composed"], "ldm-celebahq-256"))
+    assert alone == measured
+
+
 def test_the_thesis_s_reading_is_seen_only_where_it_is(times):
-    assert words.near_half(found(times, "ddpm-celebahq-256")).startswith("not seen: no ratio changes")
+    assert words.near_half(found(times, "ddpm-celebahq-256")) == "open: at 50% and 90% the change is not distinguishable from zero"
     assert words.near_half(found(times, "ldm-celebahq-256")) == "not seen: no ratio is slower, fastest at 90%"
     assert words.near_half(found(times[times["round"] < 3], "ldm-celebahq-256")).startswith("open")
     valley = times.assign(seconds=600 * (1 + (times.ratio - 0.5).abs() - 0.2 * (times.ratio > 0)))
     shifted = valley.assign(seconds=valley.seconds.where(valley.ratio > 0, 480))
     flipped = shifted.assign(seconds=shifted.seconds.where(shifted.ratio != 0.5, 400) * (1 + 1e-3 * times["round"]))
-    assert words.near_half(found(flipped, "ldm-celebahq-256")).startswith("seen: faster at 50% only, slower at 10%")
+    assert words.near_half(found(flipped, "ldm-celebahq-256")) == "seen: faster at 50% only, slower at 90%"  # the others are composed
+    whole = flipped.assign(kind=flipped.kind.replace("composed", "measured"))
+    assert words.near_half(found(whole, "ldm-celebahq-256")).startswith("seen: faster at 50% only, slower at 10%")
+    assert words.near_half(found(times[times.ratio != 0.5], "ldm-celebahq-256")).startswith("open")
+
+
+def test_readings_say_what_is_seen_or_not(times):
+    asked, *models = words.readings(timing.effects(times)).splitlines()
+    assert asked.startswith("Less time near 50% only (taken as 40% to 60%)") and "timed whole" in asked
+    assert models[-1].startswith("* **ldm-celebahq-256**: not seen:")
 
 
 @pytest.mark.parametrize(
@@ -38,16 +55,17 @@ def test_the_thesis_s_reading_is_seen_only_where_it_is(times):
         ([0.2, 0.22], "does not hold", "holds at every ratio"),
         ([0.45, 0.5], "holds at every ratio", "does not hold"),
         ([0.2, 0.5], "holds at some ratios", "holds at some ratios"),
+        ([0.395, 0.5], "is open: an interval reaches over the limit", "does not hold"),
     ],
 )
 def test_the_thesis_s_two_statements_are_tested(shares, half, saved):
-    text = words.two_statements(pd.Series(shares))
+    text = words.two_statements(pd.DataFrame({"share": shares}).assign(low=lambda t: t.share - 0.01, high=lambda t: t.share + 0.01))
     assert f"(5.5, taken as 40 to 60%) {half}," in text and text.endswith(f"(6.1) {saved}")
 
 
 def test_the_latent_model_s_share_is_given_with_and_without_decoding(times, decode):
     without, including = words.compared(times, decode).splitlines()
-    assert "without decoding" in without and "38% to 42%" in without
+    assert "without decoding" in without and "38% to 42%" in without and "(both timed whole at 0%, 50% and 90%)" in without
     assert "with decoding" in including and "holds at some ratios" in including
 
 

@@ -322,6 +322,14 @@ def folder(tmp_path):
     return str(tmp_path / "tiny")
 
 
+def test_the_best_change_kept_is_a_measured_one():
+    rows = [("m", 0.5, "measured", -0.05), ("m", 0.8, "composed", -0.12), ("m", 0.5, "composed", -0.2), ("n", 0.8, "composed", -0.1)]
+    changes = pd.DataFrame(rows, columns=["model", "ratio", "kind", "change"]).assign(low=-1.0, high=0.0, verdict="faster")
+    found = experiments.numbers({"changes": changes})
+    assert (found["m_best_ratio"], found["m_best_change"], found["m_best_kind"]) == (0.5, -0.05, "measured")
+    assert found["n_best_kind"] == "composed"
+
+
 def test_a_run_is_forecast_measured_and_then_free(store, folder):
     request = Experiments(model=folder, scale="smoke", images=2, steps=2, device="cpu")
     before = experiments.forecast(request)

@@ -6,13 +6,13 @@
 import pandas as pd
 
 from ..measure.plan import EMBEDDED, PUBLISHED
-from ..measure.timing import time_share
 from ..methods.merging import self_attentions
 from ..models import zoo
 from . import times as timing
 from .glue import glue_all
+from .shares import holds, intervals
 from .style import SMOKE
-from .words import NEAR_HALF, QUARTER, UNSURE, holds, listed, near_half, percent, span
+from .words import NEAR_HALF, QUARTER, UNSURE, listed, near_half, percent, span, with_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 NOT_MEASURED = "not measured in this run"
@@ -36,13 +36,15 @@ def against(run) -> dict[str, str]:
     return found
 
 
-def _pair(run, pair=PUBLISHED) -> bool:
-    return set(pair) <= set(run.attention.model)
+def _pair(run, found: pd.DataFrame | None = None) -> bool:
+    return set(PUBLISHED) <= set((run.attention if found is None else found).model)
 
 
 def _published_changes(run) -> dict[str, pd.DataFrame]:
+    """Of the published pair the changes that were measured, as what is composed decides nothing; empty unless both have some."""
     found = timing.effects(run.seconds)
-    return {model: found[found.model == model] for model in PUBLISHED}
+    found = found[found.kind == "measured"]
+    return {model: found[found.model == model] for model in PUBLISHED} if _pair(run, found=found) else {}
 
 
 def _parameters(run):
@@ -63,29 +65,40 @@ def _billion(run):
 
 
 def _near_half(run):
-    if _pair(run):
-        found = {model: near_half(rows) for model, rows in _published_changes(run).items()}
-        agree = sum(text.startswith("seen") for text in found.values())
-        unsure = any(text.startswith("open") for text in found.values())
-        return _each(found), OPEN if unsure else (FAILS, "holds for one model", HOLDS)[agree]
+    if changes := _published_changes(run):
+        found = {model: near_half(rows) for model, rows in changes.items()}
+        verdicts = {"seen": HOLDS, "not seen": FAILS, "open": OPEN}
+        judged = {model: verdicts[text.partition(":")[0]] for model, text in found.items()}
+        same = len(set(judged.values())) == 1
+        return _each(found), judged[PUBLISHED[0]] if same else "; ".join(f"{verdict} for {model}" for model, verdict in judged.items())
 
 
 def _marginal(run):
-    if _pair(run):
-        best = {model: rows.loc[rows.change.idxmin()] for model, rows in _published_changes(run).items()}
-        told = {m: f"{percent(row.change, signed=True)} at {row.ratio:.0%} ({row.verdict})" for m, row in best.items()}
-        large = any(row.verdict == "faster" and row.change < -MARGINAL for row in best.values())
-        blind = any(row.verdict == UNSURE and not row.detectable <= MARGINAL for row in best.values())
+    if changes := _published_changes(run):
         limit = percent(MARGINAL)
-        verdict = f"{FAILS}: more than {limit} for one model at least" if large else f"open: {limit} could not be told" if blind else ""
-        return f"best {_each(told)}", verdict or f"{HOLDS}: at most {limit}"
+        verdicts = {True: f"{FAILS}: more than {limit} for one model at least", False: f"{HOLDS}: at most {limit}"}
+        return f"best {_best_of(changes)}", verdicts.get(_saves_more(changes, MARGINAL), f"{OPEN}: {limit} could not be told")
+
+
+def _best_of(changes: dict[str, pd.DataFrame]) -> str:
+    best = {model: rows.loc[rows.change.idxmin()] for model, rows in changes.items()}
+    return _each({m: f"at {row.ratio:.0%} {with_interval(row)}, {row.verdict}" for m, row in best.items()})
+
+
+def _saves_more(changes: dict[str, pd.DataFrame], limit: float) -> bool | None:
+    """Whether a model saves more than a share of its time; None where an interval reaches over it, or the rounds cannot tell."""
+    rows = pd.concat(list(changes.values()))
+    if ((rows.verdict == "faster") & (rows.high < -limit)).any():
+        return True
+    blind = (rows.verdict == UNSURE) & ~(rows.detectable <= limit)
+    return None if (blind | (rows.low <= -limit)).any() else False
 
 
 def _slower(run):
-    if _pair(run):
-        apart = {m: rows[(rows.ratio - MIDDLE).abs() > 0.1 + 1e-9] for m, rows in _published_changes(run).items()}
+    if changes := _published_changes(run):
+        apart = {m: rows[(rows.ratio - MIDDLE).abs() > 0.1 + 1e-9] for m, rows in changes.items()}
         slower = {model: rows.ratio[rows.verdict == "slower"] for model, rows in apart.items()}
-        told = {m: f"slower at {listed(at)}" if len(at) else "slower at no ratio" for m, at in slower.items()}
+        told = {m: f"slower at {listed(at) if len(at) else 'none'}; timed whole at {listed(changes[m].ratio)}" for m, at in slower.items()}
         verdicts = set(pd.concat(list(apart.values())).verdict)
         if "faster" in verdicts:
             return _each(told), f"{FAILS}: some are faster"
@@ -117,22 +130,26 @@ def _decay(run):
     return f"better fit {_each(told)}", verdict
 
 
-def _share(run, statement):
-    """The latent model's share of the pixel model's time at every ratio, and how often a statement about it holds."""
+def _share(run, limits):
+    """The latent model's share of the pixel model's time where both were timed whole, and how often it lies between two limits."""
     if not _pair(run):
         return None
     decoding = float(run.decode[run.decode.model == PUBLISHED[1]].seconds.median())
-    without, including = (time_share(run.seconds, *PUBLISHED, added) for added in (0.0, decoding))
-    verdict = f"{holds(statement(without))}; with decoding it {holds(statement(including))}"
-    return f"{span(without)} of the time, {span(including)} with decoding", verdict
+    without, including = (intervals(run.seconds, *PUBLISHED, added) for added in (0.0, decoding))
+    verdict = f"{holds(without, *limits)}; with decoding it {holds(including, *limits)}".removeprefix("is ")
+    return f"{_spread(without)} of the time at {listed(without.index)}, {_spread(including)} with decoding", verdict
+
+
+def _spread(found) -> str:
+    return f"{span(found.share)} (95% intervals {percent(found.low.min())} to {percent(found.high.max())})"
 
 
 def _half(run):
-    return _share(run, lambda share: share.between(*NEAR_HALF))
+    return _share(run, NEAR_HALF)
 
 
 def _saved(run):
-    return _share(run, lambda share: share < QUARTER)
+    return _share(run, QUARTER)
 
 
 def _worth(run):
@@ -149,12 +166,10 @@ def _worth(run):
 
 
 def _best(run):
-    if _pair(run):
-        best = {model: rows.loc[rows.change.idxmin()] for model, rows in _published_changes(run).items()}
-        told = {m: f"{percent(-row.change)} less at {row.ratio:.0%} ({row.verdict})" for m, row in best.items()}
-        saved = [-row.change for row in best.values() if row.verdict == "faster"]
-        near = all(value <= 2 * MARGINAL for value in saved)
-        return _each(told), OPEN if not saved else f"{HOLDS} within a factor of 2" if near else f"{FAILS}: more is saved"
+    if changes := _published_changes(run):
+        limit = percent(2 * MARGINAL)
+        verdicts = {True: f"{FAILS}: more is saved", False: f"{HOLDS} within a factor of 2"}
+        return f"best {_best_of(changes)}", verdicts.get(_saves_more(changes, 2 * MARGINAL), f"{OPEN}: {limit} could not be told")
 
 
 def _ten_times(run):

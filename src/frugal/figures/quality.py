@@ -32,7 +32,8 @@ def quality_against_ratio(
                 _curves(axes, curves[(curves.model == model) & (curves.metric == metric)], palette[model])
             _bands(axes, baselines, metric)
             style.ratio_axis(axes, decay.ratio)
-            axes.set(title=f"{figure_number}{gap}({letter})  {label.split(',')[0]} to the unmerged image", ylabel=label)
+            axes.set_ylabel(label)
+            axes.set_title(f"{figure_number}{gap}({letter})  {label.split(',')[0]} to the unmerged image", pad=16)  # over "identical"
         handles = [handle for handle in grid[0].get_legend_handles_labels()[0]]
         figure.legend(handles=[*handles, *_keys()], loc="outside upper center", ncols=4)
     n = decay.groupby(["model", "ratio"]).size().min()
@@ -90,11 +91,15 @@ def _points(axes, rows: pd.DataFrame, metric: str, colour, marker: str, model: s
         axes.plot([shift] * len(same), same[metric], marker, color=colour)
     elif metric == "ssim":
         axes.plot([shift], [1], marker, color=colour)
-        axes.annotate("identical", (0, 1), xytext=(-3, -12), textcoords="offset points", fontsize=8.5, va="center")
+        _above(axes, "identical")
     else:
         axes.plot([shift], [0.97], marker="^", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
-        axes.annotate("identical (∞)", (0, 0.97), xycoords=axes.get_xaxis_transform(), xytext=(7, 0),
-                      textcoords="offset points", fontsize=8.5, va="center")  # fmt: skip
+        _above(axes, "identical (∞)")
+
+
+def _above(axes, text: str) -> None:
+    """Names the points at ratio 0 above the panel, where there is nothing to cover."""
+    axes.annotate(text, (0, 1), xycoords=axes.get_xaxis_transform(), xytext=(-8, 2), textcoords="offset points", fontsize=8.5, va="bottom")
 
 
 def _curves(axes, curves: pd.DataFrame, colour) -> None:
@@ -107,8 +112,8 @@ def _bands(axes, baselines: pd.DataFrame, metric: str) -> None:
     for (baseline, values), shade in zip(alone, ("#9e9e9e", "#c9a227", "#7a9e7e"), strict=False):
         low, high = values.quantile([0.25, 0.75])
         axes.axhspan(low, high, color=shade, alpha=0.3, linewidth=0, zorder=0)
-        axes.annotate(baseline, (1, low), xycoords=("axes fraction", "data"), xytext=(-4, 2),
-                      textcoords="offset points", fontsize=8, ha="right", va="bottom", color=style.INK)  # fmt: skip
+        axes.annotate(baseline.replace(" ", "\n"), (1, (low + high) / 2), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                      textcoords="offset points", fontsize=8, va="center", color=style.INK)  # fmt: skip
 
 
 def _keys() -> list:

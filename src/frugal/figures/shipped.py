@@ -5,12 +5,15 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ..measure import records, thesis, timing
+from ..measure.plan import PUBLISHED_REUSE
+from ..models.architectures import PUBLISHED, published
 from . import style
 from .tables import markdown
 from .words import change
 
-HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}
-MARKERS = "sD^vP*pX"  # each can be hollow
+HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}  # composed
+HALF = {"fillstyle": "bottom", "markerfacecoloralt": "white"}  # the second of two models
+MARKERS = "sD^vP*pX"  # each can be hollow or half filled
 LEGEND = 0.5  # inches above the panels
 IMAGES = 100  # the thesis's unit of time is 100 images
 
@@ -59,13 +62,13 @@ def series(reference: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
 
 
 def seconds(axes, reference: pd.DataFrame, steps: int) -> None:
-    """Mean seconds of an image of each series on axes of its own; of two models the second is hollow."""
+    """Mean seconds of an image of each series on axes of its own; of two models the second is half filled."""
     rows = reference[reference.kind != "again"]
     if not len(rows):  # of this model nothing is shipped
         axes.set_axis_off()
         return
     for device, look, found in series(rows):
-        for model, more in zip(rows.model.unique(), ({}, HOLLOW), strict=False):
+        for model, more in zip(rows.model.unique(), ({}, HALF), strict=False):
             means = found[found.model == model].groupby("ratio").seconds.mean()
             axes.plot(means, label=f"shipped reference: {device}" if not more else None, **look, **more)
     axes.set(title="shipped reference", ylabel=f"seconds for one image of {steps} steps")
@@ -81,14 +84,26 @@ def elsewhere() -> str:
     if not groups:
         return "What merging changes on other machines is not measured yet: `frugal sweep thesis` does it."
     found = pd.concat(groups, ignore_index=True)
+    common = found.groupby("ratio").ratio.transform("size") > 1  # a column for one row alone would be empty but for it
+    found = found[common] if common.any() else found
     ratios = sorted(found.ratio.unique())
     rows = []
     for (device, model), own in found.groupby(["device", "model"], sort=False):
         cells = {row.ratio: f"{change(row.change, row.low, row.high)}, {row.verdict}" for row in own.itertuples()}
-        rows.append((device, model, *(cells.get(ratio, "") for ratio in ratios)))
+        rows.append((device, f"{model}, {_side(model)} px", *(cells.get(ratio, "") for ratio in ratios)))
     counts = ", ".join(f"{verdict} in {count}" for verdict, count in found.verdict.value_counts().items())
-    said = f"Of {len(found)} settings of the published method (`tome`, never reused) measured on other machines a step is {counts}: change of its time against ratio 0 of the same round."
-    return said + "\n\n" + markdown(["device, precision and attention", "model", *(f"merged {ratio:.0%}" for ratio in ratios)], rows)
+    said = (
+        f"Of {len(found)} settings of the published method (`{thesis.METHOD}`, reuse {PUBLISHED_REUSE}) measured on other machines a "
+        f"step is {counts}: change of its time against ratio 0 of the same round, with its 95% interval within one run; one image at a "
+        "time, which under Stable Diffusion's guidance is a batch of two."
+    )
+    return said + "\n\n" + markdown(["device, precision and attention", "model, image", *(f"merged {ratio:.0%}" for ratio in ratios)], rows)
+
+
+def _side(model: str) -> int:
+    """Pixels of the side of a published model's images."""
+    parts = PUBLISHED[published(model)].values()
+    return max(part.get("sample_size", 0) for part in parts)
 
 
 def legend(figure, panels: list) -> None:
@@ -106,9 +121,9 @@ def hours(axes) -> None:
     other.set_ylabel(f"hours for {IMAGES} images (scaled)")
 
 
-def words(reference: pd.DataFrame, hollow: str | None = None) -> str:
-    """What a caption adds where there is a reference series; `hollow`: the model that is drawn so."""
+def words(reference: pd.DataFrame, half: str | None = None) -> str:
+    """What a caption adds where there is a reference series; `half`: the model that is drawn half filled."""
     if not len(reference):
         return ""
     named = "; ".join(sorted(reference.device.unique()))
-    return f" Dashed: shipped reference, measured elsewhere ({named}){f'; hollow: {hollow}' if hollow else ''}."
+    return f" Dashed: shipped reference, measured elsewhere ({named}){f'; half filled: {half}' if half else ''}."

@@ -5,7 +5,7 @@ import pandas as pd
 
 from ..measure.environment import versions
 from .style import About
-from .words import UNSURE, percent
+from .words import change
 
 
 def markdown(head, rows) -> str:
@@ -79,10 +79,10 @@ def saved_and_lost(effects: pd.DataFrame, quality: pd.DataFrame) -> str:
     for row in effects.itertuples():
         if (row.model, row.ratio) in means.index:
             at = means.loc[row.model, row.ratio]
-            verdict = f"{percent(row.change, signed=True)}, {row.verdict}" if row.verdict != UNSURE else UNSURE
+            verdict = f"{change(row.change, row.low, row.high)}, {row.verdict}"
             tokens = f"{at.tokens_before:.0f} to {at.tokens_after:.0f}"
             rows.append((row.model, f"{row.ratio:.0%}", tokens, verdict, f"{at.psnr:.1f} dB", f"{at.ssim:.3f}"))
-    return markdown(["model", "ratio", "tokens of a step", "change of time", "PSNR", "SSIM"], rows)
+    return markdown(["model", "ratio", "tokens of a step", "change of time, 95% interval within this run", "PSNR", "SSIM"], rows)
 
 
 def noop(found: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..measure import timing
-from . import shipped, style, words
+from . import shares, shipped, style, words
 from .shipped import HOLLOW, reference
 from .style import About, Drawn
 
@@ -65,11 +65,28 @@ def time_against_ratio(
         f"{title}: time of the {steps} steps of an image, decoding left out, {style.weights_of(times)} weights; "
         f"{unit}: {rounds.min()} or more. Filled: the whole network timed{composed}. "
         "Points on the left are means, dashes medians, bars interquartile ranges; on the right medians of the rounds and "
-        "their 95% bootstrap intervals. Grey: smaller than the smallest change that the same rounds could tell from "
+        "their 95% bootstrap intervals within this run (another run of the same machine may lie outside)"
+        f"{', where composed those of the layers alone' if composed else ''}. "
+        "Grey: smaller than the smallest change that the same rounds could tell from "
         "none, found by running ratio 0 twice in each, so not distinguishable from zero."
     )
-    caption += shipped.words(elsewhere)
+    caption += _disagreement(times) + shipped.words(elsewhere)
     return style.finish(figure, name, f"{title}. {told}", caption, about)
+
+
+def _disagreement(times: pd.DataFrame) -> str:
+    """What a caption says of ratios both timed whole and composed: how far the two lie apart."""
+    found = timing.changes(times)
+    pairs = found[found.kind == "composed"].merge(found[found.kind == "measured"], on=["model", "ratio"], suffixes=("", "_measured"))
+    told = {
+        model: ", ".join(
+            f"{words.percent(row.change, signed=True)} against {words.percent(row.change_measured, signed=True)} at {row.ratio:.0%}"
+            for row in rows.itertuples()
+        )
+        for model, rows in pairs.groupby("model", sort=False)
+    }  # fmt: skip
+    each = "; ".join(f"{model} {text}" for model, text in told.items())
+    return f" Where a ratio is both, composed against measured: {each}." if told else ""
 
 
 def _absolute(axes, times: pd.DataFrame, colour) -> None:
@@ -134,6 +151,7 @@ def models_compared(
     times = timing.preferred(times)
     middle = times.groupby(["model", "ratio"]).seconds.median()
     without, including = (timing.time_share(times, pixel, latent, added) for added in (0.0, decoding))
+    whole = shares.intervals(times, pixel, latent)
     elsewhere = shipped.of_models(reference, [pixel, latent], together=True)
     widths, height = ([1.1, 1, 1.1], 3.9 + shipped.LEGEND) if len(elsewhere) else ([1.1, 1], 3.9)
     with style.canvas(1, len(widths), size=(4.6 * len(widths), height), width_ratios=widths) as (figure, panels):
@@ -150,7 +168,10 @@ def models_compared(
             title="time of one image", ylabel=f"seconds for one image of {steps} steps", ylim=(0, 1.35 * middle.max())
         )
         absolute.legend(loc="upper left", ncols=1)
-        share.plot(without, "s-", color=palette[latent], label="steps alone")
+        share.plot(without, "-", color=palette[latent], label="steps alone")
+        share.plot(without, "s", color=palette[latent], **HOLLOW)
+        share.vlines(whole.index, whole.low, whole.high, color=palette[latent], linewidth=3, alpha=0.35)
+        share.plot(whole.share, "s", color=palette[latent])
         share.plot(including, ":", color=palette[latent], label="with decoding")
         _claims(share)
         share.set(title="latent model / pixel model", ylabel="share of the pixel model's time")
@@ -159,7 +180,7 @@ def models_compared(
         if third:
             shipped.legend(figure, third)
         share.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        share.legend(loc="lower right", ncols=2)
+        share.legend(loc="best")  # not on the labels of the two statements
         for axes in (absolute, share):
             style.ratio_axis(axes, times.ratio)
     span = f"{without.min():.0%} to {without.max():.0%} ({including.min():.0%} to {including.max():.0%} with decoding)"
@@ -168,10 +189,11 @@ def models_compared(
     caption = (
         f"{title}: mean seconds of an image of {steps} steps{scaled}, "
         f"{style.weights_of(times)} weights; filled markers measured, hollow composed. "
-        f"Right: medians of {latent} over {pixel}, with the thesis's two statements as lines. "
+        f"Beside: medians of {latent} over {pixel}, bars their 95% bootstrap intervals within this run, with the thesis's two "
+        "statements as lines. "
         f"Decoding an image adds {decoding:.2g} s to the latent model and nothing to the pixel model."
     )
-    caption += shipped.words(elsewhere, hollow=latent)
+    caption += shipped.words(elsewhere, half=latent)
     return style.finish(figure, name, alt, caption, about)
 
 
@@ -189,9 +211,10 @@ def _reference_shares(share, third: list, reference: pd.DataFrame, pair: tuple[s
 
 
 def _claims(axes) -> None:
-    for level, text in ((0.5, "5.5: “almost half the time”"), (0.25, "6.1: “more than 75% saved” lies below")):
+    for level, text, side in ((0.5, "5.5: “almost half the time”", 1), (0.25, "6.1: “more than 75% saved” lies below", -1)):
         axes.axhline(level, color=style.INK, linewidth=1, linestyle="--")
-        axes.annotate(text, (0, level), xytext=(4, 3), textcoords="offset points", fontsize=8.5)
+        align = "bottom" if side > 0 else "top"
+        axes.annotate(text, (0, level), xytext=(4, 3 * side), textcoords="offset points", fontsize=8.5, va=align)
 
 
 def iteration_times(iterations: pd.DataFrame, about: About, *, name: str = "05_section_4.3_iterations") -> Drawn:

@@ -3,12 +3,15 @@
 import numpy as np
 import pandas as pd
 
-from ..measure import timing
 from ..measure.plan import TEXT
 from ..measure.timing import UNSURE
+from .shares import holds, intervals
 
 NEAR_HALF = (0.4, 0.6)  # what "near 50 %" and "almost half" are taken to mean
-QUARTER = 0.25  # of the time is left where "more than 75 %" is saved
+QUARTER = (0, 0.25)  # of the time is left where "more than 75 %" is saved
+
+
+KINDS = {"measured": "Measured", "composed": "Composed from the times of its layers, not measured"}
 
 
 def percent(value: float, signed: bool = False) -> str:
@@ -22,6 +25,12 @@ def percent(value: float, signed: bool = False) -> str:
 def change(value: float, low: float, high: float) -> str:
     """A relative change and its interval: -1.2% (-2.0% to -0.4%)."""
     return f"{value:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def with_interval(row) -> str:
+    """The change of a row of `times.effects` and its interval, rounded: −10%, 95% interval −13% to −1%."""
+    value, low, high = (percent(x, signed=True) for x in (row.change, row.low, row.high))
+    return f"{value}, 95% interval {low} to {high}"
 
 
 def span(values, form=percent) -> str:
@@ -42,25 +51,31 @@ def bullets(lines: dict[str, str]) -> str:
 
 
 def effect(found: pd.DataFrame) -> str:
-    """What merging did to one model's time, from the rows of `times.effects`."""
-    smallest, real = found.detectable.iloc[0], found[found.verdict != UNSURE]
+    """What merging did to one model's time, from the rows of `times.effects`; what is composed says so."""
+    smallest = found.detectable.iloc[0]
     start = (
         f"These rounds would find a change of {percent(smallest)} or more. "
         if np.isfinite(smallest)
         else "The rounds are too few to tell. "
     )
+    told = [(label, found[found.kind == kind]) for kind, label in KINDS.items()]
+    return start + " ".join(f"{label}: {_took(rows)}." for label, rows in told if len(rows))
+
+
+def _took(found: pd.DataFrame) -> str:
+    real = found[found.verdict != UNSURE]
     if real.empty:
-        asked = f"any of the {len(found)} ratios" if len(found) > 1 else f"a ratio of {listed(found.ratio)}"
-        return f"{start}The change at {asked} is {UNSURE}."
+        asked = f"any of the {len(found)} ratios" if len(found) > 3 else listed(found.ratio)
+        return f"the change at {asked} is {UNSURE}"
     parts = []
     for word, verdict in (("less", "faster"), ("more", "slower")):
         if len(rows := real[real.verdict == verdict]):
             extreme = rows.loc[rows.change.abs().idxmax()]
             most = f"most at {extreme.ratio:.0%}: " if len(rows) > 1 else ""
-            parts.append(f"{word} time at {listed(rows.ratio)} ({most}{percent(extreme.change, signed=True)})")
+            parts.append(f"{word} time at {listed(rows.ratio)} ({most}{with_interval(extreme)})")
     rest = found.drop(real.index)
     tail = f"; at {listed(rest.ratio)} the change is {UNSURE}" if len(rest) else ""
-    return f"{start}It took {' and '.join(parts)}{tail}."
+    return f"{' and '.join(parts)}{tail}"
 
 
 def effects(found: pd.DataFrame) -> str:
@@ -69,15 +84,16 @@ def effects(found: pd.DataFrame) -> str:
 
 
 def near_half(found: pd.DataFrame) -> str:
-    """Whether one model's times agree with the thesis's "faster near 50 % only, slower away from it"."""
+    """Whether one model's times, as far as it was timed whole, agree with the thesis's "faster near 50 % only, slower away from it"."""
+    found = found[found.kind == "measured"]
     inside = found.ratio.between(NEAR_HALF[0] - 1e-9, NEAR_HALF[1] + 1e-9)
-    faster, slower = (found.verdict == verdict for verdict in ("faster", "slower"))
-    if not np.isfinite(found.detectable).all():
+    faster, slower, unsure = (found.verdict == verdict for verdict in ("faster", "slower", UNSURE))
+    if not inside.any() or not np.isfinite(found.detectable).all():
         return "open: the rounds are too few to tell"
-    if not (faster | slower).any():
-        return "not seen: no ratio changes the time by as much as could be told from zero"
     if (faster & inside).any() and slower[~inside].any() and not faster[~inside].any():
         return f"seen: faster at {listed(found.ratio[faster])} only, slower at {listed(found.ratio[slower])}"
+    if unsure.any() and not faster[~inside].any() and not slower[inside].all():
+        return f"open: at {listed(found.ratio[unsure])} the change is {UNSURE}"
     best = found.loc[found.change.idxmin()]
     parts = [f"slower at {listed(found.ratio[slower])}" if slower.any() else "no ratio is slower"]
     parts.append(f"fastest at {best.ratio:.0%}" if faster.any() else "no ratio is faster")
@@ -86,7 +102,9 @@ def near_half(found: pd.DataFrame) -> str:
 
 def readings(found: pd.DataFrame) -> str:
     """`near_half` of each model, from `times.effects`."""
-    return bullets({model: near_half(rows) for model, rows in found.groupby("model", sort=False)})
+    taken = f"taken as {NEAR_HALF[0]:.0%} to {NEAR_HALF[1]:.0%}"
+    asked = f"Less time near 50% only ({taken}), and more time away from it, at the ratios timed whole:"
+    return f"{asked}\n\n" + bullets({model: near_half(rows) for model, rows in found.groupby("model", sort=False)})
 
 
 def compared(times: pd.DataFrame, decode: pd.DataFrame) -> str:
@@ -95,21 +113,17 @@ def compared(times: pd.DataFrame, decode: pd.DataFrame) -> str:
     decoding = float(decode[decode.model == latent].seconds.median())
     lines = {}
     for label, added in (("without decoding", 0.0), ("with decoding", decoding)):
-        share = timing.time_share(times, pixel, latent, added)
-        saved = f"saves {span(1 - share)}" if (share < 1).all() else "does not save time throughout"
-        lines[label] = f"{latent} takes {span(share)} of the time of {pixel} and {saved}: {two_statements(share)}."
+        found = intervals(times, pixel, latent, added)
+        saved = f"saves {span(1 - found.share)}" if (found.share < 1).all() else "does not save time throughout"
+        at = f"{latent} takes {span(found.share)} of the time of {pixel} (both timed whole at {listed(found.index)})"
+        lines[label] = f"{at} and {saved}: {two_statements(found)}."
     return bullets(lines)
 
 
-def two_statements(share: pd.Series) -> str:
-    """The thesis's "almost half the time" (5.5) and "more than 75 % saved" (6.1) against shares of time."""
-    half, saved = holds(share.between(*NEAR_HALF)), holds(share < QUARTER)
+def two_statements(found: pd.DataFrame) -> str:
+    """The thesis's "almost half the time" (5.5) and "more than 75 % saved" (6.1) against `shares.intervals`."""
+    half, saved = holds(found, *NEAR_HALF), holds(found, *QUARTER)
     return f"“almost half the time” (5.5, taken as 40 to 60%) {half}, “more than 75% saved” (6.1) {saved}"
-
-
-def holds(at: pd.Series) -> str:
-    """In how many places a statement holds."""
-    return "holds at every ratio" if at.all() else "holds at some ratios" if at.any() else "does not hold"
 
 
 def bound(shares: pd.DataFrame) -> str:

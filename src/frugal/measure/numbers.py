@@ -63,17 +63,19 @@ def _detectable(table: pd.DataFrame) -> dict:
 
 
 def _changes(table: pd.DataFrame) -> dict:
-    """The change at 50 % and the best one, a measured one before a composed one of the same ratio."""
+    """The change at 50 %, a measured one before a composed one, and the best one of those measured, if any was."""
     found: dict[str, float | str] = {}
     preferred = table.sort_values("kind", key=lambda kind: kind != "measured").drop_duplicates(["model", "ratio"])
     for model, rows in preferred.groupby("model", sort=False):
-        best = rows.loc[rows.change.idxmin()]
+        whole = rows[rows.kind == "measured"]
+        best = rows.loc[(whole if len(whole) else rows).change.idxmin()]
         at = rows.set_index("ratio")
         name = slug(model)
         found |= {
             f"{name}_best_ratio": best.ratio,
             f"{name}_best_change": best.change,
             f"{name}_best_verdict": best.verdict,
+            f"{name}_best_kind": best.kind,
         }
         found |= {f"{name}_told_apart": int((rows.verdict != UNSURE).sum())}
         if MIDDLE in at.index:
