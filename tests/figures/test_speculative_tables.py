@@ -10,6 +10,7 @@ from frugal.figures import speculative_tables
 from frugal.measure import arms, fewer_steps, speculation
 from frugal.measure.arms import COLUMNS
 from frugal.measure.plan import Subject
+from frugal.measure.quality import Estimate
 from frugal.methods import speculative
 
 
@@ -88,6 +89,13 @@ def test_the_laws_of_the_shipped_samples_are_told_apart():
     assert inside == exact >= 2 and refused == models == 3 and warm == all_warm >= 1
     chosen = speculative_tables.churns(pd.concat([arms.shipped(Subject(name)) for name in fewer_steps.NAMES]), speculative.CHURN)
     assert f"{speculative.CHURN:g}" in chosen.partition("on every model: ")[2].partition(";")[0].split(", ")
+
+
+def test_a_draft_is_better_only_where_its_interval_says_so():
+    apart = {"a": Estimate(0.5, 0.2, 0.8, 64), "b": Estimate(-0.1, -0.3, 0.1, 64), "c": None}
+    said = speculative_tables.gain_pays(apart, "clean")
+    assert "a +0.50 (+0.20 to +0.80), b -0.10 (-0.30 to +0.10)." in said and "for sure on 1 of 2 models, and costs some on 0" in said
+    assert "not measured" in speculative_tables.gain_pays({"c": None}, "clean")
 
 
 def test_the_riddle_is_seen_only_where_both_sides_of_it_are():

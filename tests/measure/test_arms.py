@@ -97,7 +97,7 @@ def test_the_sweep_asks_every_arm_once_and_what_is_quick_first():
     asked = fewer_steps.arms()
     assert len({(arm.label, images) for arm, images in asked}) == len(asked)
     assert {arm.sampler for arm, _ in asked} == {"speculative", "parallel", *fewer_steps.SOLVERS, *fewer_steps.TWICE, *fewer_steps.STOCHASTIC}
-    counted = len(fewer_steps.TEMPERATURES)
+    counted = len(fewer_steps.TEMPERATURES) + 1  # and the draft that follows no noise
     assert {images for _, images in asked[:counted]} == {fewer_steps.PACED} and max(arm.steps for arm, _ in asked[counted : counted + 20]) <= 20
     assert {images for arm, images in asked if arm == Arm.of("speculative", 100, temperature=2.0)} == {fewer_steps.PACED, fewer_steps.IMAGES}
     with pytest.raises(ValueError, match="measures embedded models alone"):

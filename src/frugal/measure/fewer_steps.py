@@ -11,12 +11,14 @@ from .arms import Arm, cell
 from .generators import DRAFT, TARGET
 from .plan import Cell, Subject
 from .records import Record
+from .speculation import SLIDES_CHURN, slides_arms
 
 SCALE = "thesis"
 MODELS = ()  # whose quality needs published weights: none
 IMAGES, PACED = 512, 64  # of a distance of distributions; of a mean number of calls
 CALLS = (5, 10, 20, 50)
 SOLVERS = ("ddim", "dpmpp_2m", "unipc", "euler")  # one call a step
+QUICKEST, BETWEEN = ("dpmpp_2m", "unipc"), (6, 7, 8, 9)  # of fewest calls at a long chain's quality, which is sought among these too
 TWICE = ("heun", "edm")  # two calls a step but in the last
 STOCHASTIC = ("ddpm", "dpmpp_2m_sde")  # noise in every step leads elsewhere than the probability flow
 CHAIN = 100  # steps of the chain that speculative sampling reproduces
@@ -66,10 +68,12 @@ def chains() -> list[Arm]:
 def arms() -> list[tuple[Arm, int]]:
     """Every arm and how many images of it, those first that take little and tell much."""
     speculative = [Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES]
+    clean = Arm.of("speculative", CHAIN, draft="clean")
     parallel = [Arm.of("parallel", 200, **way) for way in ({}, {"method": "paradigms"})]
-    first = [*solvers(CALLS[:-1]), *chains()[:2], *chains()[-2:]]
+    first = [*solvers(CALLS[:-1]), *(Arm.of(name, count) for count in BETWEEN for name in QUICKEST), *chains()[:2], *chains()[-2:]]
     later = [*speculative, Arm.of("ddpm", 200), Arm.of("ddim", 200), *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
-    sizes = ((speculative, PACED), (first, IMAGES), (later, IMAGES))
+    slides = [arm for arm in slides_arms(CHAIN, SLIDES_CHURN).values() if arm not in later]
+    sizes = (([*speculative, clean], PACED), (first, IMAGES), ([*later, *slides], IMAGES))
     return [(arm, images) for some, images in sizes for arm in some]
 
 

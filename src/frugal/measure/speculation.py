@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..methods import samplers, speculative
 from ..methods.coupling import reflection_couple
 from ..models import cards, zoo
-from . import arms, cost
+from . import arms, cost, quality, records
 from .arms import Arm
 from .draft_distances import said
 from .plan import Cell, Subject
@@ -24,6 +25,7 @@ from .plan import Cell, Subject
 METHOD = arms.PARTS["speculative"]
 DEFAULTS = {"draft": speculative.DRAFT, "window": speculative.WINDOW, "churn": speculative.CHURN, "temperature": 1.0, "verify": speculative.VERIFY}
 FEW = 30  # steps of the shorter chain
+SLIDES_CHURN = 0.25  # of the slides' table: epsilon of arXiv 2501.05370
 SHORTEST = 10  # steps of a chain so short that a test of laws must refuse it
 LARGE = 512  # images from which a distance of distributions is shown
 COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_min", "calls_max", "rows",
@@ -177,6 +179,19 @@ def _cost_row(arm: Arm, drawn: pd.DataFrame) -> dict:
     row |= {"calls": drawn.calls.mean(), "calls_median": drawn.calls.median(), "calls_min": drawn.calls.min(), "calls_max": drawn.calls.max()}
     row |= {name: drawn[name].mean() if name in drawn else math.nan for name in ("rows", "draft_rows", "accepted")}
     return row | {"seconds": drawn.seconds.median()}
+
+
+def against(subject: Subject, steps: int, draft: str) -> quality.Estimate | None:
+    """How many calls more an image takes by this draft than by the default one, over the seeds that shipped records have of both."""
+    calls: dict[str, list[float]] = {}
+    wanted = {speculation(steps).label, speculation(steps, draft=draft).label}
+    for record in records.load_shipped():
+        if record.name == "arm" and record.model["weights_hash"] == subject.about["weights_hash"] and record.asked["arm"] in wanted:
+            calls[record.asked["arm"]] = max(calls.get(record.asked["arm"], []), list(record.values["calls"]), key=len)
+    if len(calls) < 2:
+        return None
+    ours, other = (calls[speculation(steps, **options).label] for options in ({}, {"draft": draft}))
+    return quality.mean_interval(np.array([b - a for a, b in zip(ours, other, strict=False)]))
 
 
 def beside(subject: Subject, found: pd.DataFrame, images: int, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
