@@ -36,7 +36,7 @@ def scheduled(model, **config):
 
 @every_method
 @every_solver
-@pytest.mark.parametrize(("steps", "window"), [(12, 12), (17, 5)])
+@pytest.mark.parametrize(("steps", "window"), [(12, 12), (17, 5), (1, 4)])
 def test_tolerance_0_leads_to_the_sequential_sample(tiny, method, solver, steps, window):
     ours, _ = finish(tiny, [3, 8], steps, method=method, solver=solver, window=window, tolerance=0)
     theirs = sequence(tiny, [3, 8], steps, solver)[:, -1]

@@ -35,7 +35,8 @@ def flow(model: "Model", steps: int, solver: str) -> Flow:
     scheduler = samplers._scheduler(model, steps, solver)
     ode, noise = on_schedule(model, scheduler, 0.0), on_schedule(model, scheduler, 1.0).std
     slope = torch.zeros_like(ode.signal) if solver == "ddim" else _slope(ode, scheduler)
-    return Flow(**vars(ode), slope=slope, yardstick=noise.clamp(min=noise[noise > 0].min()))
+    least = noise[noise > 0].min() if (noise > 0).any() else 1.0  # none is where the only step is the last, which has no noise
+    return Flow(**vars(ode), slope=slope, yardstick=noise.clamp(min=least))
 
 
 def flow_predictor(
