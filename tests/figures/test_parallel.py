@@ -7,6 +7,7 @@ import torch
 
 from frugal.figures import parallel
 from frugal.measure import batching
+from frugal.measure.quality import Estimate
 from frugal.measure.rounds import CLOSENESS, Front
 
 
@@ -100,6 +101,12 @@ def test_which_ways_come_to_the_sequential_images_is_said():
     assert "come all of `anderson` on ddim." in parallel.reached(table) and missed in parallel.reached(table)
     assert "Not so" not in parallel.reached(table[:1]) and parallel.reached(table[1:]).startswith("Not so")
     assert parallel.reached(table[:0]) == ""
+
+
+def test_what_looking_back_saves_is_told_with_its_interval():
+    said = parallel.saved({"picard": Estimate(0.3, 0.05, 0.6, 64), "paradigms": Estimate(0, -0.2, 0.2, 64)})
+    assert "those of `anderson`" in said and "+0.30 (+0.05 to +0.60) for `picard`, +0.00 (-0.20 to +0.20) for `paradigms`." in said
+    assert parallel.saved({}) == ""
 
 
 def test_sets_stand_beside_their_own_sequential_arm():

@@ -28,23 +28,6 @@ GIVEN = rows(("ddpm", 200, 200, 0.60, 0.10, 0.14), ("ddim", 5, 5, 0.59, 0.50, 0.
              ("unipc", 20, 20, 0.58, 0.12, 0.2), ("ddim", 50, 50, 0.70, 0.05, 0.1))  # fmt: skip
 
 
-def test_the_fewest_calls_that_reach_the_target_have_both_its_distance_and_its_acceptance():
-    best = drawn.reaching(GIVEN)
-    assert best.arm.tolist() == ["unipc, 20 steps", "ddpm, 200 steps"]  # ddim 5: too far; dpmpp_2m 10: too few accepted
-    assert drawn.reaching(GIVEN[GIVEN.sampler != "ddpm"]).empty
-    assert "| `faces-ldm` | unipc, 20 steps | 20 | 58% | 0.12 (0.06 to 0.20) |" in drawn.reached(best)
-
-
-def test_where_acceptance_and_distance_are_level_is_said_of_each_model():
-    given = rows(("ddim", 5, 5, 0.59, 0.50, 0.6), ("ddim", 10, 10, 0.70, 0.09, 0.2), ("ddim", 50, 50, 0.70, 0.05, 0.1),
-                 ("heun", 5, 9, 0.02, 3.0, 4.0))  # fmt: skip
-    told = drawn.levels(given)
-    assert "KID stays within the band of 50 calls from 10 on; acceptance does not fall beyond chance: 70% with 10 to 70% with 50" in told
-    assert "`heun` with fewer than 10 calls: at most 2% accepted" in told and "`edm`" not in told
-    falling = drawn.levels(pd.concat([given, rows(("ddim", 200, 200, 0.60, 0.01, 0.04))]))
-    assert "of 200 calls from 200 on; acceptance falls, from 70% with 10 to 60% with 200" in falling
-
-
 def test_heuns_correction_is_as_many_times_the_change_of_the_answer_as_the_table_says():
     scheduler = schedule(1.0)
     model = Model("gaussian", "memory", orders.Gaussian(scheduler.alphas_cumprod), scheduler)
@@ -72,15 +55,6 @@ def test_noise_in_every_step_has_no_place_among_distances_to_an_image(about):
     assert "| `ddpm` |  |  |  |  | 240 of 400 |  |" in told
     assert "| `ddim` | 25.0 dB, 236 of 400 |  |  | 70.0 dB, 280 of 400 |  | 100 ms |" in told
     assert "| `heun` | 29.0 dB, 40 of 400 |" in drawn.costs(pd.concat([rows(("heun", 5, 9, 0.1, 1.0, 2.0)), GIVEN[GIVEN.calls == 10]]), clock)
-
-
-def test_quality_has_a_column_a_model_and_a_curve_a_sampler(about):
-    both = pd.concat([GIVEN.assign(device="a GPU"), GIVEN.assign(model="faces-sd", device="a CPU")], ignore_index=True)
-    made = drawn.quality(both, about)
-    figure = made.figure
-    assert "a CPU and a GPU" in made.caption and about.device not in made.caption  # where the samples were drawn
-    assert len(figure.axes) == 4 and [line.get_label() for line in figure.axes[0].get_lines()] == ["ddim", "dpmpp_2m", "unipc", "ddpm"]
-    assert list(figure.axes[0].get_lines()[0].get_ydata()) == pytest.approx([59, 70])
 
 
 def test_orders_are_said_as_measured(about):

@@ -63,7 +63,9 @@ def test_shipped_closeness_is_of_these_weights_alone(subject, monkeypatch, tmp_p
     foreign = dataclasses.replace(record, model=record.model | {"weights_hash": "other"})
     monkeypatch.setattr(records, "load_shipped", lambda: [record, foreign])
     found = rounds.closeness(subject)
+    more, calls = rounds.fewer(subject), [record.values[f"{label}: calls"] for label in record.asked["arms"]]
+    assert list(more) == ["picard", "paradigms"] and more["picard"].value == (calls[1] - calls[0]).mean() and more["picard"].n == 2
     assert found[["solver", "method", "unit"]].apply(tuple, axis=1).tolist() == list(rounds.WAYS)
     assert (found.calls <= found.calls_max).all() and (found.calls_max <= 8).all() and found.near.between(0, 1).all() and (found.images == 2).all()
     monkeypatch.setattr(records, "load_shipped", lambda: [foreign])
-    assert rounds.closeness(subject).empty
+    assert rounds.closeness(subject).empty and rounds.fewer(subject) == {}

@@ -1,7 +1,6 @@
 """Figures of the chapter on samplers: their paths, their orders, and what a number of calls buys."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,9 @@ from . import style
 from .sheets import _show
 from .style import About, Drawn
 from .tables import markdown
-from .words import bullets, percent
 
 FINE = "dpmpp_2m", 100  # the path that others are compared with in the plane
 KNOWN = ("ddim", "dpmpp_2m", "unipc", "euler", "heun", "edm", "ddpm", "dpmpp_2m_sde")
-REACHED = ["model", "arm", "calls", "accepted", "kid", "kid_low", "kid_high"]
 LOOK = {name: {"color": style.PALETTE[k], "marker": "osD^vP*X"[k]} for k, name in enumerate(KNOWN)}
 
 
@@ -169,81 +166,6 @@ def steepest(model: Model, sampler: str, steps: int) -> float:
     """The largest ratio of the noise, in units of the image, at the two ends of a step that is corrected: all but the last."""
     levels = samplers._scheduler(model, steps, sampler).sigmas[:-1].double()
     return float((levels[:-1] / levels[1:]).max())
-
-
-def quality(found: pd.DataFrame, about: About, *, name: str = "07_quality") -> Drawn:
-    """Faces accepted and KID over calls, a column a model, from shipped records of large samples."""
-    found = found[found.sampler.isin(KNOWN) & ~found.arm.str.contains("eta") & found.kid.notna()]
-    models = list(found.model.unique())
-    with style.canvas(2, len(models), size=(9.2 if len(models) > 1 else 6.2, 6.2), squeeze=False, sharex=True, sharey="row") as (figure, grid):
-        for column, model in zip(grid.T, models, strict=True):
-            for key, rows in found[found.model == model].sort_values("calls").groupby("sampler", sort=False):
-                column[0].plot(rows.calls, 100 * rows.accepted, linewidth=1.2, markersize=5, label=key, **LOOK[key])
-                spread = [rows.kid - rows.kid_low, rows.kid_high - rows.kid]
-                column[1].errorbar(rows.calls, rows.kid, yerr=spread, capsize=2, linewidth=1.2, markersize=5, **LOOK[key])
-            column[0].set(title=model)
-            column[1].set(xscale="log", yscale="log", xlabel="calls of the network")
-        grid[0][0].set_ylabel("accepted by the judge, %")
-        grid[1][0].set_ylabel("KID to test faces")
-        grid[0][0].legend(fontsize=7.5)
-    caption = (
-        f"Unfiltered samples of {int(found.images.min())} seeds an arm, shipped with the project (quality does not depend on the machine): the share that the judge accepts, and KID "
-        "with its bootstrap band."
-    )
-    most, measured = found.loc[found.accepted.idxmax()], replace(about, device=" and ".join(sorted(found.device.unique())))
-    return style.finish(figure, name, f"Acceptance and KID over calls; most are accepted of {most.arm}: {percent(most.accepted)}.", caption, measured)
-
-
-def reaching(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> pd.DataFrame:
-    """Of each model the solver's arm of fewest calls that reaches the target's quality, and the target: columns REACHED.
-
-    Reached: KID not above the target's band, and no fewer accepted than chance explains (two standard errors).
-    """
-    rows = []
-    for model, arms in found[found.sampler.isin(KNOWN)].groupby("model", sort=False):
-        if (arms.arm == target).any():
-            goal = arms[arms.arm == target].iloc[0]
-            error = (2 * goal.accepted * (1 - goal.accepted) / goal.images) ** 0.5
-            good = arms[(arms.kid <= goal.kid_high) & (arms.accepted >= goal.accepted - 2 * error)].sort_values(["calls", "kid"])
-            rows += [good.iloc[0], goal]
-    return pd.DataFrame(rows, columns=REACHED).reset_index(drop=True)
-
-
-def reached(found: pd.DataFrame) -> str:
-    """`reaching` as a Markdown table."""
-    rows = [
-        (f"`{row.model}`", row.arm, f"{row.calls:.0f}", percent(row.accepted), f"{row.kid:.2f} ({row.kid_low:.2f} to {row.kid_high:.2f})")
-        for row in found.itertuples()
-    ]  # fmt: skip
-    return markdown(["model", "arm", "calls", "accepted", "KID (95 % band)"], rows)
-
-
-def levels(found: pd.DataFrame, sampler: str = "ddim") -> str:
-    """Of each model, from how many calls of a sampler on KID and acceptance stay where they end, and what becomes of samplers
-    that call twice where calls are few: Markdown, from shipped records of large samples."""
-    lines = {}
-    for model, arms in found[found.kid.notna() & ~found.arm.str.contains("eta")].groupby("model", sort=False):
-        some = arms[arms.sampler == sampler].sort_values("calls")
-        twice = arms[arms.sampler.isin(TWICE) & (arms.calls < 10)].groupby("sampler", sort=False).accepted.max()
-        told = [f"`{key}` with fewer than 10 calls: at most {percent(share)} accepted" for key, share in twice.items()]
-        lines[model] = "; ".join([f"`{sampler}`: {_kid_level(some)}", _acceptance_level(some), *told])
-    return bullets(lines)
-
-
-def _kid_level(arms: pd.DataFrame) -> str:
-    last = arms.iloc[-1]
-    outside = arms.calls[~arms.kid.between(last.kid_low, last.kid_high)]
-    level = arms[arms.calls > outside.max()] if len(outside) else arms
-    return f"KID stays within the band of {last.calls:.0f} calls from {level.calls.iloc[0]:.0f} on"
-
-
-def _acceptance_level(arms: pd.DataFrame) -> str:
-    """Whether acceptance falls after its best by more than chance explains: two standard errors of the difference."""
-    best, last = arms.loc[arms.accepted.idxmax()], arms.iloc[-1]
-    error = sum(arm.accepted * (1 - arm.accepted) / arm.images for arm in (best, last)) ** 0.5
-    ends = f"{percent(best.accepted)} with {best.calls:.0f} to {percent(last.accepted)} with {last.calls:.0f}"
-    falls = best.accepted - last.accepted > 2 * error
-    return f"acceptance falls, from {ends}" if falls else f"acceptance does not fall beyond chance: {ends}"
 
 
 def costs(found: pd.DataFrame, seconds: pd.DataFrame) -> str:
