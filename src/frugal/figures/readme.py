@@ -15,7 +15,7 @@ from ..measure.plan import PUBLISHED_REUSE
 from ..methods import merging
 from ..methods.samplers import sample
 from ..models import cards, faces, zoo
-from . import sheets, shipped, style, words
+from . import models, sheets, shipped, style, words
 from .tables import markdown
 
 BEGIN, END = "<!-- {}: written by `make readme` -->", "<!-- end of {} -->"
@@ -117,7 +117,7 @@ def marks() -> str:
             [every] = [mark for what, mark in found.items() if what.startswith("accepted, all")]
             told = [f"{m[key]:.0%}" for m, limit in ((accepted, "bound"), (every, "goal")) for key in ("value", limit)]
             told += [f"{100 * marginal['value']:.0f} points", f"{spread:.0%}"]
-        trained = f"{card['seconds'] / 60:.0f} minutes, {card['device']}"
+        trained = f"{card['seconds'] / 60:.0f} minutes, {models.machines(card)}"
         if "guidance" in card:
             trained += f"; the last {card['images'] - card['guided_from']:,} images guided, {card['guidance']:g}"
         rows.append([name, *told, f"{card['images']:,}", trained])
@@ -154,7 +154,7 @@ def captioned() -> str:
     return (
         f"`faces-sd` shows {own['value']:.1%} of what its caption says (bound {own['bound']:.0%}; the worst attribute "
         f"{min(others):.0%}; chance {chance['value']:.0%}, the autoencoder's own limit {ceiling['value']:.1%}), "
-        f"{what.split(', ')[-1]}, 256 captions; {card['images']:,} images seen in {card['seconds'] / 60:.0f} minutes on {card['device']}."
+        f"{what.split(', ')[-1]}, 256 captions; {card['images']:,} images seen in {card['seconds'] / 60:.0f} minutes on {models.machines(card)}."
     )
 
 
