@@ -203,7 +203,7 @@ def test_speculative_sampling_of_a_pipeline_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("chapter", ["07_samplers", "08_speculative", "09_parallel"])
 def test_fewer_steps_of_a_model_that_follows_text(tmp_path, chapter):
-    words = [word for name, value in {"scale": "smoke", "model": "faces-sd", "images": "1"}.items() for word in ("-p", name, value)]
+    words = [word for name, value in {"scale": "smoke", "model": "faces-sd", "images": "2"}.items() for word in ("-p", name, value)]
     run = papermill(tmp_path, str(ROOT / "notebooks" / f"{chapter}.ipynb"), "out.ipynb", *words)
     assert run.returncode == 0, run.stderr[-3000:]
     assert all(figure["alt"].strip() for figure in figures(read(tmp_path / "out.ipynb")))
