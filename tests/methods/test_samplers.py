@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from frugal.methods.samplers import SAMPLERS, State, denoise, sample
+from frugal.models import zoo
 from frugal.models.recipes import schedule
 from frugal.models.zoo import Model
 
@@ -185,6 +186,18 @@ def test_half_precision_starts_from_the_same_noise(tiny):
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample(**{"model": gaussian(), "seeds": [0], "steps": 2} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"guidance": float("inf")}, "guidance=inf"), ({"guidance": float("nan")}, "guidance=nan"), ({"guidance": True}, "guidance=True"),
+        ({"guidance": "x"}, "guidance='x'"), ({"prompts": 3}, "prompts: got 1 of .'int'"), ({"prompts": ["a", 2]}, "prompts: got 2 of"),
+    ],
+)  # fmt: skip
+def test_bad_text_is_named(text_pipeline, said, message):
+    with pytest.raises(ValueError, match=message):
+        sample(zoo.load(text_pipeline), **{"seeds": [0], "steps": 2, "prompts": ["a face"]} | said)
 
 
 def test_denoise_refuses_before_the_first_state():

@@ -3,6 +3,7 @@
 Noise comes from each image's own seed, so image k is the same whatever the batch size or order.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -231,9 +232,9 @@ def _prompts(model: "Model", prompts: Sequence[str] | None, count: int) -> list[
         return None
     if not model.conditional:
         raise ValueError(f"prompts={prompts!r}: model {model.name!r} is unconditional and takes none")
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
     if len(prompts) not in (1, count) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError(f"prompts: got {len(prompts)}, allowed are texts, one or as many as seeds, {count}")
+        raise ValueError(f"prompts: got {len(prompts)} of {sorted({type(prompt).__name__ for prompt in prompts})}, allowed are texts, one or as many as seeds, {count}")
     return prompts * (count if len(prompts) == 1 else 1)
 
 
@@ -245,7 +246,8 @@ def _network(model: "Model", prompts: list[str] | None, guidance: float | None, 
 
 def _words(model: "Model", prompts: list[str] | None, guidance: float | None, count: int) -> list[Tensor]:
     """What the network is told of `count` images: nothing without text; of two, the first is to be guided away from."""
-    if guidance is not None and (prompts is None or not guidance >= 1):
+    number = isinstance(guidance, Real) and not isinstance(guidance, bool)
+    if guidance is not None and (prompts is None or not number or not 1 <= guidance < math.inf):
         raise ValueError(f"guidance={guidance!r}: allowed is a number from 1, of a text-conditioned model with prompts")
     if not model.conditional:
         return []
