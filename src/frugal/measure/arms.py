@@ -148,9 +148,8 @@ def table(
 
 def shipped(subject: Subject) -> pd.DataFrame:
     """The same from shipped records of the very weights a model has now, the largest sample of each arm; may be empty."""
-    mine = subject.about["weights_hash"]
-    found = [r for r in records.load_shipped() if r.name == "arm" and r.model["weights_hash"] == mine]
-    return _rows(sorted(found, key=lambda r: -r.asked["images"])).drop_duplicates("arm", ignore_index=True)
+    found = sorted(records.shipped_of("arm", subject.about), key=lambda r: -r.asked["images"])
+    return _rows(found).drop_duplicates("arm", ignore_index=True)
 
 
 def _rows(measured: Iterable[records.Record]) -> pd.DataFrame:

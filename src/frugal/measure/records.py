@@ -127,6 +127,11 @@ def load_shipped() -> list[Record]:
     return load_all(folder, series="shipped") if folder else []
 
 
+def shipped_of(name: str, model: Mapping) -> list[Record]:
+    """Shipped records of one name and of the very weights a model has: `model` as in a record."""
+    return [record for record in load_shipped() if record.name == name and record.model["weights_hash"] == model["weights_hash"]]
+
+
 def table(records):
     """Tidy pandas.DataFrame, one row a raw value: quantity, unit, index, value, parameters asked, model, device, dates.
 

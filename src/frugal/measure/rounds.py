@@ -121,21 +121,19 @@ def closeness(subject: Subject) -> pd.DataFrame:
 
     calls: mean; error: the largest difference of a pixel in [0, 1]; near: share of images with none above NEAR.
     """
-    mine, rows = subject.about["weights_hash"], []
-    for record in records.load_shipped():
-        if record.name == "parallel-closeness" and record.model["weights_hash"] == mine:
-            for label, way in zip(record.asked["arms"], record.asked["ways"], strict=True):
-                calls, error = (record.values[f"{label}: {name}"] for name in ("calls", "error"))
-                rows.append((*way, record.asked["images"], calls.mean(), calls.max(), error.max(), (error <= NEAR).mean()))
+    rows = []
+    for record in records.shipped_of("parallel-closeness", subject.about):
+        for label, way in zip(record.asked["arms"], record.asked["ways"], strict=True):
+            calls, error = (record.values[f"{label}: {name}"] for name in ("calls", "error"))
+            rows.append((*way, record.asked["images"], calls.mean(), calls.max(), error.max(), (error <= NEAR).mean()))
     return pd.DataFrame(rows, columns=CLOSENESS)
 
 
 def fewer(subject: Subject) -> dict[str, quality.Estimate]:
     """From the same records, of the first of WAYS and every other one of its solver: how many more calls that takes, the same seeds."""
-    mine, found = subject.about["weights_hash"], {}
-    for record in records.load_shipped():
-        if record.name == "parallel-closeness" and record.model["weights_hash"] == mine:
-            calls = [(way, record.values[f"{label}: calls"]) for label, way in zip(record.asked["arms"], record.asked["ways"], strict=True)]
-            (solver, *_), ours = calls[0]
-            found = {method: quality.mean_interval(theirs - ours) for (same, method, _), theirs in calls[1:] if same == solver}
+    found = {}
+    for record in records.shipped_of("parallel-closeness", subject.about):
+        calls = [(way, record.values[f"{label}: calls"]) for label, way in zip(record.asked["arms"], record.asked["ways"], strict=True)]
+        (solver, *_), ours = calls[0]
+        found = {method: quality.mean_interval(theirs - ours) for (same, method, _), theirs in calls[1:] if same == solver}
     return found

@@ -185,8 +185,8 @@ def against(subject: Subject, steps: int, draft: str) -> quality.Estimate | None
     """How many calls more an image takes by this draft than by the default one, over the seeds that shipped records have of both."""
     calls: dict[str, list[float]] = {}
     wanted = {speculation(steps).label, speculation(steps, draft=draft).label}
-    for record in records.load_shipped():
-        if record.name == "arm" and record.model["weights_hash"] == subject.about["weights_hash"] and record.asked["arm"] in wanted:
+    for record in records.shipped_of("arm", subject.about):
+        if record.asked["arm"] in wanted:
             calls[record.asked["arm"]] = max(calls.get(record.asked["arm"], []), list(record.values["calls"]), key=len)
     if len(calls) < 2:
         return None
