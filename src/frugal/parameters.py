@@ -179,7 +179,7 @@ class Speculative(Chapter):
     weights: Literal["auto", "embedded", "hub"] = Field("auto", description="auto, embedded or hub")
     steps: int = Field(100, ge=4, le=1000, description="a whole number from 4 to 1000")
     window: int = Field(20, ge=2, le=100, description="a whole number from 2 to 100")
-    churn: float = Field(0.5, gt=0, le=1, description="a number above 0, to 1")
+    churn: float = Field(0.5, ge=1e-6, le=1, description="a number from 1e-6 to 1")
     temperature: float = Field(2.0, ge=1, le=10, description="a number from 1 to 10")
     images: int = Field(2, ge=1, le=64, description="a whole number from 1 to 64")
     seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")

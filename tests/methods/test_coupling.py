@@ -93,6 +93,38 @@ def test_each_row_has_its_own_std():
         assert abs(accepted[which::2].double().mean().item() - expected) < 3 * (expected * (1 - expected) / (N / 2)) ** 0.5
 
 
+def test_single_numbers_are_coupled_as_vectors_of_one():
+    draft, target, noise, uniform = draws(0, N), draws(1, N), draws(2, N), uniforms(3, N)
+    sample, accepted = reflection_couple(draft, target, STD, noise, uniform)
+    same, also = reflection_couple(draft[:, None], target[:, None], STD, noise[:, None], uniform)
+    assert torch.equal(sample, same[:, 0]) and torch.equal(accepted, also) and 0 < accepted.sum() < N
+    assert kstest(((sample - target) / STD).numpy(), "norm").pvalue > LEVEL
+
+
+@pytest.mark.parametrize("std", [1e-3, 1e-20, 1e-42])
+def test_means_however_far_apart_leave_the_target_alone(std):
+    draft, target, towards = means(1.0)
+    std, noise, uniform = torch.full((N,), std), draws(0, N, 2, 3), uniforms(1, N)
+    sample, accepted = reflection_couple(draft, target, std, noise, uniform)
+    assert not accepted.any() and (sample - target).abs().max() <= 10 * std[0]
+    _, delta = direction(draft, target, std)
+    ratio = delta * ((towards * noise).sum((1, 2)) - delta / 2)
+    accepted, weight = block_verify(ratio[:, None], delta[:, None], uniform[:, None], torch.ones(N, dtype=torch.long))
+    assert not accepted.any()
+    left = residual_sample(draft, target, std, noise, uniform, weight)
+    assert (left - target).abs().max() <= 10 * std[0]
+
+
+def test_the_residual_of_means_far_apart_is_the_target():
+    draft, target, towards = means(1e3 / STD)
+    left = residual_sample(draft, target, torch.ones(N), draws(0, N, 2, 3), uniforms(1, N), torch.zeros(N, dtype=torch.float64))
+    assert kstest(((left - target) * towards).sum((1, 2)).numpy(), "norm").pvalue > LEVEL
+
+
+def test_a_temperature_beyond_all_numbers_keeps_every_draft():
+    assert couple(3.0, temperature=1e200)[-1].all()
+
+
 @pytest.mark.parametrize(("delta", "weight"), [(0.3, 1.0), (1.0, 1.0), (1.0, 0.6), (3.0, 0.05), (6.0, 1e-3)])
 def test_the_residual_has_the_density_left_over(delta, weight):
     draft, target, towards = means(delta)
@@ -158,7 +190,11 @@ def test_blocks_keep_more_than_single_steps_do():
         ({"target_mean": torch.zeros(4, 2)}, r"target_mean: got shape \(4, 2\)"),
         ({"noise": torch.zeros(3, 3)}, r"noise: got shape \(3, 3\)"),
         ({"uniform": torch.zeros(4)}, r"uniform: got shape \(4,\)"),
-        ({"std": 0.0}, "std: got 0.0, allowed is one number above 0"),
+        ({"uniform": torch.ones(3)}, r"uniform: allowed are numbers in \[0, 1\)"),
+        ({"uniform": torch.full((3,), torch.nan)}, "uniform: allowed"),
+        ({"draft_mean": torch.tensor(1.0)}, "draft_mean: got a single number"),
+        ({"std": 0.0}, "std: got 0.0, allowed is one finite number above 0"),
+        ({"std": float("inf")}, "std: got inf"),
         ({"std": torch.ones(2)}, "std: got"),
         ({"temperature": 0.5}, "temperature=0.5: allowed is 1"),
         ({"temperature": float("nan")}, "temperature=nan"),

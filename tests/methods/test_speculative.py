@@ -245,7 +245,7 @@ def test_the_caller_keeps_its_gradient_mode_and_generator(tiny):
 LEARNED = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
 BAD = [
     ({"window": 0}, "window=0 is not a whole number from 1"), ({"window": 2.5}, "window=2.5"),
-    ({"churn": 0}, "churn=0: allowed is above 0"), ({"churn": 1.5}, "churn=1.5"), ({"churn": "x"}, "churn='x'"),
+    ({"churn": 0}, "churn=0: allowed is 1e-06 to 1"), ({"churn": 1e-7}, "churn=1e-07"), ({"churn": 1.5}, "churn=1.5"), ({"churn": "x"}, "churn='x'"),
     ({"temperature": 0.9}, "temperature=0.9: allowed is 1"), ({"temperature": "hot"}, "temperature='hot'"),
     ({"verify": "hope"}, "verify='hope' is not one of replay, reflection, block"), ({"steps": 0}, "steps=0"),
     ({"steps": 1001}, "steps=1001"), ({"draft": "crystal ball"}, "draft='crystal ball': allowed are velocity, clean, tweedie"),

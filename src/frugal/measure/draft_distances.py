@@ -36,7 +36,7 @@ def distances(
 
     lag: steps since the network was asked, 1 at least; the states between are those of the chain, as where all drafts
     before were kept. change is |m_p - m_q|, distance the same in units of std, the step's standard deviation.
-    Raises ValueError for fewer than 4 steps, lags below 1 or without 1, and a churn that is not above 0, to 1.
+    Raises ValueError for fewer than 4 steps, lags below 1 or without 1, and a churn outside 1e-6 to 1.
     """
     lags = tuple(lags)
     tables = []

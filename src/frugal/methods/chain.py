@@ -13,6 +13,7 @@ from .coupling import wide
 if TYPE_CHECKING:
     from ..models.zoo import Model
 
+LEAST_CHURN = 1e-6  # below it float32 loses the noise of a step
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # states [r, ...], steps [r], images [r] -> clean samples [r, ...]
 
 
@@ -28,7 +29,7 @@ class Chain:
     spread: Tensor
     clean_weight: Tensor
     state_weight: Tensor
-    std: Tensor  # 0 in the last step, which removes all noise
+    std: Tensor  # 0 in a last step that removes all noise
     full_clean_weight: Tensor  # the same weights at churn 1, where x is followed by its mean given the clean sample alone
     full_state_weight: Tensor
 
@@ -54,9 +55,9 @@ class Chain:
 
 def chain(model: "Model", steps: int, churn: float) -> Chain:
     """The chain of a model's schedule on the time steps of its DDIM; raises ValueError where it has none."""
-    if isinstance(churn, bool) or not isinstance(churn, int | float) or not 0 < churn <= 1:
+    if isinstance(churn, bool) or not isinstance(churn, int | float) or not LEAST_CHURN <= churn <= 1:
         raise ValueError(
-            f"churn={churn!r}: allowed is above 0, to 1; at 0 no step draws noise, and drafts are never accepted"
+            f"churn={churn!r}: allowed is {LEAST_CHURN} to 1; at 0 no step draws noise, and drafts are never accepted"
         )
     return on_schedule(model, samplers._scheduler(model, steps, "ddim"), churn)
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 HALVINGS = 64  # of the bracket around a residual sample, in float64
+FAR, LEAST = 12, -1e3  # standard deviations, and a logarithm, beyond which a mass is 0 in float64
 
 
 def reflection_couple(
-    draft_mean: Tensor,  # [n, ...]
-    target_mean: Tensor,  # [n, ...]
+    draft_mean: Tensor,  # [n, ...], also [n]
+    target_mean: Tensor,  # the same shape
     std: Tensor | float,  # of both, > 0: [n] or one for all
-    noise: Tensor,  # [n, ...] standard normal, what made the draft's sample draft_mean + std * noise
+    noise: Tensor,  # the same shape: standard normal, what made the draft's sample draft_mean + std * noise
     uniform: Tensor,  # [n] in [0, 1)
     temperature: float = 1.0,  # 1: exact; above: more drafts are kept, and the law is no longer the target's
 ) -> tuple[Tensor, Tensor]:
@@ -24,14 +25,14 @@ def reflection_couple(
 
     At temperature 1 the sample is N(target_mean, std^2 I), and accepted with probability 2 Phi(-delta / 2), the most that
     any coupling reaches. Above, the log-ratio of densities is divided by its square. Raises ValueError for shapes that
-    do not fit, std <= 0 or temperature < 1. Source: De Bortoli et al., arXiv 2501.05370, algorithm 4.
+    do not fit, std not above 0, uniform outside [0, 1) or temperature < 1. Source: De Bortoli et al., arXiv 2501.05370, algorithm 4.
     """
     std = _std(draft_mean, target_mean, std, noise, uniform)
     check_temperature(temperature)
     draft_mean, target_mean, noise = draft_mean.float(), target_mean.float(), noise.float()
     unit, delta = direction(draft_mean, target_mean, std)
     along = _inner(unit, noise)
-    log_ratio = delta * (along - delta / 2) / temperature**2  # log N(sample; m_q) - log N(sample; m_p)
+    log_ratio = delta * (along - delta / 2) / temperature / temperature  # log N(sample; m_q) - log N(sample; m_p)
     accepted = torch.log1p(-uniform.to(log_ratio)) <= log_ratio  # log(1 - u): u = 0 must not accept what is impossible
     mirrored = noise - 2 * wide(along, noise) * unit
     kept = draft_mean + wide(std, noise) * noise
@@ -40,9 +41,9 @@ def reflection_couple(
 
 def direction(draft_mean: Tensor, target_mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """From draft to target: the unit vector [n, ...] (0 where they agree) and the distance in units of std [n], float32."""
-    apart = (target_mean - draft_mean).float() / wide(std.float(), target_mean)
-    delta = apart.flatten(1).norm(dim=1)
-    return apart / wide(delta.clamp(min=1e-30), apart), delta
+    apart = (target_mean - draft_mean).float()
+    length = _flat(apart).norm(dim=1)
+    return apart / wide(length.clamp(min=1e-30), apart), length / std.float()
 
 
 def block_verify(
@@ -81,7 +82,7 @@ def residual_sample(
     """
     unit, delta = direction(draft_mean, target_mean, std)
     along = _residual(delta.double(), log_weight.double(), uniform.double()).float()
-    normal = noise.float() + wide(along - delta - _inner(unit, noise.float()), noise) * unit
+    normal = noise.float() + wide(along - _inner(unit, noise.float()), noise) * unit
     return target_mean.float() + wide(std.float(), noise) * normal
 
 
@@ -100,30 +101,34 @@ def _keep(log_p: Tensor, delta: Tensor, last: Tensor) -> Tensor:
 
 
 def _mass(log_weight: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Mass of max(0, w phi(s - delta) - phi(s)), and the s at which its support begins."""
-    start = delta / 2 - log_weight / delta.clamp(min=1e-12)
+    """Mass of max(0, w phi(s) - phi(s + delta)), and the s at which its support begins: s counts from m_q, so that no distance is too long."""
+    start = -delta / 2 - log_weight.clamp(min=LEAST) / delta.clamp(min=1e-12)
     return _beyond(start, delta, log_weight).clamp(min=0), start
 
 
 def _beyond(s: Tensor, delta: Tensor, log_weight: Tensor) -> Tensor:
-    return log_weight.exp() * torch.special.ndtr(delta - s) - torch.special.ndtr(-s)
+    return log_weight.exp() * torch.special.ndtr(-s) - torch.special.ndtr(-s - delta)
 
 
 def _residual(delta: Tensor, log_weight: Tensor, uniform: Tensor) -> Tensor:
-    """Where along the unit vector, from m_p in units of std, the residual lies: its mass beyond is (1 - uniform) of all."""
-    mass, low = _mass(log_weight, delta)
-    high, wanted = torch.maximum(low, delta) + 12, mass * (1 - uniform)
-    first = low
+    """Where along the unit vector, from m_q in units of std, the residual lies: its mass beyond is (1 - uniform) of all."""
+    mass, start = _mass(log_weight, delta)
+    low = start.clamp(min=-FAR)
+    high, wanted = low.clamp(min=0) + FAR, mass * (1 - uniform)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         beyond = _beyond(middle, delta, log_weight) > wanted
         low, high = torch.where(beyond, middle, low), torch.where(beyond, high, middle)
-    plain = delta + torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
-    return torch.where((mass > 1e-12) & first.isfinite(), low, plain)
+    plain = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
+    return torch.where(mass > 1e-12, low, plain)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a.flatten(1) * b.flatten(1)).sum(1)
+    return (_flat(a) * _flat(b)).sum(1)
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values[:, None].flatten(1)
 
 
 def wide(values: Tensor, like: Tensor) -> Tensor:
@@ -133,12 +138,16 @@ def wide(values: Tensor, like: Tensor) -> Tensor:
 
 def _std(draft_mean: Tensor, target_mean: Tensor, std: Tensor | float, noise: Tensor, uniform: Tensor) -> Tensor:
     shape = draft_mean.shape
+    if not shape:
+        raise ValueError("draft_mean: got a single number, allowed is a tensor [n, ...]")
     for name, value, wanted in (
         ("target_mean", target_mean, shape), ("noise", noise, shape), ("uniform", uniform, shape[:1])
     ):  # fmt: skip
         if value.shape != wanted:
             raise ValueError(f"{name}: got shape {tuple(value.shape)}, allowed is {tuple(wanted)}, as of draft_mean")
     std = torch.as_tensor(std, dtype=torch.float32, device=draft_mean.device)
-    if std.shape not in ((), shape[:1]) or not bool((std > 0).all()):
-        raise ValueError(f"std: got {std.tolist()}, allowed is one number above 0, or one for each of {len(draft_mean)}")
+    if not bool(((uniform >= 0) & (uniform < 1)).all()):
+        raise ValueError("uniform: allowed are numbers in [0, 1)")
+    if std.shape not in ((), shape[:1]) or not bool(((std > 0) & std.isfinite()).all()):
+        raise ValueError(f"std: got {std.tolist()}, allowed is one finite number above 0, or one for each of {len(draft_mean)}")
     return std.expand(shape[:1])

@@ -66,7 +66,8 @@ def speculate(
 ) -> Iterator[Round]:
     """Yields every Round, all images in one batch; the last one's samples are those of the chain's end.
 
-    The chain has the means of DDIM at eta = churn (above 0, to 1) on as many steps; window 1 is that sampler itself.
+    The chain has the means of DDIM at eta = churn (1e-6 to 1) on as many steps; window 1 is that sampler itself, but for
+    schedulers that clip: here the noise of a step is what the clipped clean sample leaves, in draft and target alike.
     `draft` is one of DRAFTS, which cost no network call, or a smaller model of the same shape and schedule; `window`,
     from 1, is the most states of an image in a call, where ROWS a step allow it. temperature 1 is exact in law, above
     it approximate. Raises ValueError, before the first round, for anything else, for a schedule without the steps and
