@@ -10,7 +10,6 @@ from frugal.figures import speculative_tables
 from frugal.measure import arms, fewer_steps, speculation
 from frugal.measure.arms import COLUMNS
 from frugal.measure.plan import Subject
-from frugal.measure.quality import Estimate
 from frugal.methods import speculative
 
 
@@ -74,11 +73,11 @@ def test_the_churns_of_good_chains_are_those_of_every_model():
 
 
 def test_shipped_counts_name_the_law_and_lack_nothing_silently():
-    rows = pd.DataFrame({"sampler": ["ddim", "speculative", "speculative"], "arm": ["d", "s", "s, temperature 2.0"], "images": 64, "calls": 17.25, "calls_median": 17.0,
+    rows = pd.DataFrame({"sampler": ["ddim", "speculative", "speculative"], "arm": ["d", "s", "s, temperature 2.0"], "images": [512, 512, 512], "calls": 17.25, "calls_median": 17.0,
                          "calls_max": 21, "rows": 260.0, "draft_rows": [0, 0, 211.0], "model": "m"})
     lines = speculative_tables.counted(rows).splitlines()[2:]
-    assert lines == ["| `m` | s | exact in law | 64 | 17.2 | 17 | 21 | 260 |  |", "| `m` | s, temperature 2.0 | approximate | 64 | 17.2 | 17 | 21 | 260 | 211 |"]
-    assert "frugal sweep steps" in speculative_tables.counted(rows[:1])
+    assert lines == ["| `m` | s | exact in law | 512 | 17.2 | 17 | 21 | 260 |  |", "| `m` | s, temperature 2.0 | approximate | 512 | 17.2 | 17 | 21 | 260 | 211 |"]
+    assert "frugal sweep steps" in speculative_tables.counted(rows[:1]) and "frugal sweep steps" in speculative_tables.counted(rows.assign(images=64))
 
 
 def test_the_laws_of_the_shipped_samples_are_told_apart():
@@ -91,11 +90,19 @@ def test_the_laws_of_the_shipped_samples_are_told_apart():
     assert f"{speculative.CHURN:g}" in chosen.partition("on every model: ")[2].partition(";")[0].split(", ")
 
 
-def test_a_draft_is_better_only_where_its_interval_says_so():
-    apart = {"a": Estimate(0.5, 0.2, 0.8, 64), "b": Estimate(-0.1, -0.3, 0.1, 64), "c": None}
-    said = speculative_tables.gain_pays(apart, "clean")
-    assert "a +0.50 (+0.20 to +0.80), b -0.10 (-0.30 to +0.10)." in said and "for sure on 1 of 2 models, and costs some on 0" in said
-    assert "not measured" in speculative_tables.gain_pays({"c": None}, "clean")
+def test_a_way_needs_more_calls_only_where_its_interval_says_so():
+    found = pd.DataFrame([("a", "block", "reflection", 64, 30.0, 29.5, 0.5, 0.2, 0.8), ("b", "block", "reflection", 64, 20.0, 20.1, -0.1, -0.3, 0.1),
+                          ("b", "reflection", "default", 64, 20.1, 22.1, -2.0, -3.0, -1.0)], columns=speculation.PAIRED)
+    said = speculative_tables.paired(found)
+    assert "| `a` | block | reflection | 64 | 30.0 | 29.5 | +0.50 (+0.20 to +0.80) |" in said
+    assert "*block* needs more calls than *reflection* on 1 of 2 models, fewer on 0; *reflection* needs more calls than *default* on 0 of 1 models, fewer on 1." in said
+    assert "frugal sweep steps" in speculative_tables.paired(found[:0])
+
+
+def test_shipped_ways_are_compared_on_the_same_seeds():
+    found = speculation.paired(Subject("faces-ldm"), fewer_steps.CHAIN)
+    assert set(zip(found.way, found.beside, strict=True)) <= set(speculation.COMPARED) and (found.images == fewer_steps.PACED).all()
+    assert np.allclose(found.calls - found.calls_beside, found.more) and ((found.low <= found.more) & (found.more <= found.high)).all() and len(found)
 
 
 def test_the_riddle_is_seen_only_where_both_sides_of_it_are():

@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 
 from ..measure import speculation
-from ..measure.quality import Estimate
-from ..methods import speculative
 from .tables import markdown
 
 EXACT, APPROXIMATE = "exact in law", "approximate"
@@ -129,8 +127,8 @@ def churns(rows: pd.DataFrame, churn: float) -> str:
 
 
 def counted(rows: pd.DataFrame) -> str:
-    """Calls of the speculative arms of `arms.shipped`: a Markdown table, or what measures them."""
-    some = rows[rows.sampler == "speculative"]
+    """Calls of the speculative arms of `arms.shipped`, of large samples: a Markdown table, or what measures them."""
+    some = rows[(rows.sampler == "speculative") & (rows.images >= speculation.LARGE)]
     if some.empty:
         return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
     lines = [
@@ -140,17 +138,20 @@ def counted(rows: pd.DataFrame) -> str:
     return markdown(["shipped records", "arm", "law", "images", "calls: mean", "median", "most", "rows", "of the draft"], lines)
 
 
-def gain_pays(apart: Mapping[str, Estimate | None], draft: str) -> str:
-    """Whether the default draft takes fewer calls than another: `speculation.against` of each model, in words."""
-    known = {model: more for model, more in apart.items() if more}
-    if not known:
-        return f"Whether `{speculative.DRAFT}` takes fewer calls than `{draft}` is not measured yet."
-    told = [f"{model} {more.value:+.2f} ({more.low:+.2f} to {more.high:+.2f})" for model, more in known.items()]
-    fewer, more = (sum(test(found) for found in known.values()) for test in (lambda found: found.low > 0, lambda found: found.high < 0))
-    return (
-        f"Calls that `{draft}` takes more than `{speculative.DRAFT}`, the same seeds: {', '.join(told)}. The gain saves calls for sure on {fewer} of {len(known)} models, "
-        f"and costs some on {more}."
-    )
+def paired(found: pd.DataFrame) -> str:
+    """`speculation.paired` of some models: a Markdown table and what it says of each pair, or what measures them."""
+    if found.empty:
+        return "The ways are not compared on the same seeds yet for these weights: `frugal sweep steps` does it."
+    lines = [
+        (f"`{row.model}`", row.way, row.beside, row.images, f"{row.calls:.1f}", f"{row.calls_beside:.1f}", f"{row.more:+.2f} ({row.low:+.2f} to {row.high:+.2f})")
+        for row in found.itertuples()
+    ]  # fmt: skip
+    table = markdown(["model", "way", "beside", "images", "calls", "calls beside", "more calls (95 %)"], lines)
+    told = [
+        f"*{way}* needs more calls than *{beside}* on {sum(some.low > 0)} of {len(some)} models, fewer on {sum(some.high < 0)}"
+        for (way, beside), some in found.groupby(["way", "beside"], sort=False)
+    ]
+    return f"{table}\n\n{'; '.join(told)}. The rest is not told from none."
 
 
 def oddity(rows: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from .arms import Arm, cell
 from .generators import DRAFT, TARGET
 from .plan import Cell, Subject
 from .records import Record
-from .speculation import SLIDES_CHURN, slides_arms
+from .speculation import SLIDES_CHURN, slides_arms, varied
 
 SCALE = "thesis"
 MODELS = ()  # whose quality needs published weights: none
@@ -68,12 +68,11 @@ def chains() -> list[Arm]:
 def arms() -> list[tuple[Arm, int]]:
     """Every arm and how many images of it, those first that take little and tell much."""
     speculative = [Arm.of("speculative", CHAIN, **({} if t == 1 else {"temperature": t})) for t in TEMPERATURES]
-    clean = Arm.of("speculative", CHAIN, draft="clean")
     parallel = [Arm.of("parallel", 200, **way) for way in ({}, {"method": "paradigms"})]
     first = [*solvers(CALLS[:-1]), *(Arm.of(name, count) for count in BETWEEN for name in QUICKEST), *chains()[:2], *chains()[-2:]]
     later = [*speculative, Arm.of("ddpm", 200), Arm.of("ddim", 200), *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
     slides = [arm for arm in slides_arms(CHAIN, SLIDES_CHURN).values() if arm not in later]
-    sizes = (([*speculative, clean], PACED), (first, IMAGES), ([*later, *slides], IMAGES))
+    sizes = (([*speculative, *varied(CHAIN)[1:]], PACED), (first, IMAGES), ([*later, *slides], IMAGES))
     return [(arm, images) for some, images in sizes for arm in some]
 
 

@@ -28,6 +28,12 @@ FEW = 30  # steps of the shorter chain
 SLIDES_CHURN = 0.25  # of the slides' table: epsilon of arXiv 2501.05370
 SHORTEST = 10  # steps of a chain so short that a test of laws must refuse it
 LARGE = 512  # images from which a distance of distributions is shown
+VARIED = {  # what is beside the default, one thing changed; published: arXiv 2501.05370
+    "default": {}, "draft clean": {"draft": "clean"}, "reflection": {"verify": "reflection"}, "block": {"verify": "block"},
+    "published": {"draft": "velocity", "verify": "reflection"},
+}  # fmt: skip
+COMPARED = (("draft clean", "default"), ("reflection", "default"), ("block", "reflection"), ("published", "default"))
+PAIRED = ["model", "way", "beside", "images", "calls", "calls_beside", "more", "low", "high"]
 COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_min", "calls_max", "rows",
                 "draft_rows", "seconds", "accepted"]  # fmt: skip
 
@@ -181,17 +187,27 @@ def _cost_row(arm: Arm, drawn: pd.DataFrame) -> dict:
     return row | {"seconds": drawn.seconds.median()}
 
 
-def against(subject: Subject, steps: int, draft: str) -> quality.Estimate | None:
-    """How many calls more an image takes by this draft than by the default one, over the seeds that shipped records have of both."""
-    calls: dict[str, list[float]] = {}
-    wanted = {speculation(steps).label, speculation(steps, draft=draft).label}
+def varied(steps: int) -> list[Arm]:
+    """The arms of VARIED."""
+    return [speculation(steps, **options) for options in VARIED.values()]
+
+
+def paired(subject: Subject, steps: int) -> pd.DataFrame:
+    """Calls an image takes more by one way than by another (COMPARED), over the seeds that shipped records have of both.
+
+    One row a pair that was measured, columns PAIRED: mean calls of both, then their mean difference with its 95 % interval.
+    """
+    names, calls, rows = {arm.label: name for name, arm in zip(VARIED, varied(steps), strict=True)}, {}, []
     for record in records.shipped_of("arm", subject.about):
-        if record.asked["arm"] in wanted:
-            calls[record.asked["arm"]] = max(calls.get(record.asked["arm"], []), list(record.values["calls"]), key=len)
-    if len(calls) < 2:
-        return None
-    ours, other = (calls[speculation(steps, **options).label] for options in ({}, {"draft": draft}))
-    return quality.mean_interval(np.array([b - a for a, b in zip(ours, other, strict=False)]))
+        if name := names.get(record.asked["arm"]):
+            calls[name] = max(calls.get(name, []), list(record.values["calls"]), key=len)
+    for way, beside in COMPARED:
+        if way in calls and beside in calls:
+            n = min(len(calls[way]), len(calls[beside]))
+            ours, theirs = np.array(calls[way][:n]), np.array(calls[beside][:n])
+            more = quality.mean_interval(ours - theirs)
+            rows.append((subject.title["model"], way, beside, n, ours.mean(), theirs.mean(), more.value, more.low, more.high))
+    return pd.DataFrame(rows, columns=PAIRED)
 
 
 def beside(subject: Subject, found: pd.DataFrame, images: int, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
