@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 
 from frugal import notebook as notebooks
-from frugal.measure import records
+from frugal.measure import records, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE_SECONDS = 90  # its budget; a chapter's is in its metadata
@@ -174,7 +174,7 @@ def report(build: Path) -> None:
         print(f"{chapter.stem}: {metadata.papermill.duration:.0f} s {against}")
     took = (build / "site_seconds").read_text()
     print(f"site: {took} s of a budget of {SITE_SECONDS} s, {build / 'html' / 'index.html'}")
-    print(records.tally(build / "records"))
+    print(runs.tally(build / "records"))
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -154,7 +152,6 @@ def test_shipped_records_never_stand_in(store, tmp_path, monkeypatch):
     assert not ask(function).reused and function.made == 1
     [reference] = records.load_shipped()
     assert reference.series == "shipped" and reference == record and records.load_all()[0].series == "here"
-    assert records.tally().shipped == 1
     monkeypatch.setattr(paths, "shipped", lambda: None)
     assert records.load_shipped() == []
 
@@ -166,45 +163,6 @@ def test_table_is_tidy(store):
     assert list(frame["ratio"]) == [0, 0, 0.5, 0.5] and frame["asked_name"][0] == "x" and frame["seeds"][0] == "[1, 2]"
     assert list(frame.groupby("series")["value"].mean()) == [1.5, 1.5] and frame["model"][0] == "faces-ddpm"
     assert records.table([]).empty and "value" in records.table([])
-
-
-def test_tally_of_a_run(store, monkeypatch):
-    ask(asked={"k": 0})
-    ask(asked={"k": 1})
-    ask(asked={"k": 1})
-    assert records.tally() == records.Tally(2, 0, records.tally().shipped)
-    monkeypatch.setenv("FRUGAL_RUN", "second")
-    ask(asked={"k": 1})
-    ask(asked={"k": 2})
-    tally = records.tally()
-    assert (tally.measured, tally.reused) == (1, 1)
-    assert str(tally).startswith("1 measured here, 1 reused from an earlier run here, ")
-
-
-def test_tally_counts_chapters_that_were_left_alone(store, monkeypatch):
-    monkeypatch.setenv("FRUGAL_CHAPTER", "05_experiments")
-    ask(asked={"k": 0})
-    ask(asked={"k": 1})
-    monkeypatch.setenv("FRUGAL_RUN", "second")
-    assert (records.tally().measured, records.tally().reused) == (0, 2)
-    monkeypatch.setenv("FRUGAL_CHAPTER", "04_attention")
-    ask(asked={"k": 2})
-    assert (records.tally().measured, records.tally().reused) == (1, 2)
-    with open(store / records.LOG, "a") as log:
-        log.write('{"run": "sec')
-    assert (records.tally().measured, records.tally().reused) == (1, 2)
-
-
-def test_processes_of_a_build_share_its_tally(store):
-    program = (
-        "from frugal.measure import records; "
-        "records.measure('count', 'other', {'k': 9}, lambda: {'n': {'unit': '1', 'values': [1]}}, scale='smoke')"
-    )
-    subprocess.run(
-        [sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    )
-    ask()
-    assert records.tally().measured == 2 and len(records.load_all()) == 2
 
 
 def test_source_hash_follows_the_source(tmp_path, monkeypatch):

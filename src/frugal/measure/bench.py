@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import records
+from . import records, runs
 
 THESIS_VERSIONS = {
     "diffusers": "0.21.4",
@@ -108,7 +108,7 @@ def probe_with(python: str) -> None:
     environment = os.environ | {
         "PYTHONPATH": source,
         "FRUGAL_RESULTS": str(paths.results()),
-        "FRUGAL_RUN": records.run(),
+        "FRUGAL_RUN": runs.run(),
     }
     command = "from frugal.measure import bench; bench.noop_here()"
     subprocess.run([python, "-c", command], check=True, capture_output=True, env=environment)

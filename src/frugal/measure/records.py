@@ -23,14 +23,13 @@ import numpy as np
 
 from frugal import paths
 
+from . import runs
 from .environment import commit, environment, versions
 
 KINDS = ("time", "memory", "quality", "count")
 OF_THIS_MACHINE = ("time", "memory")
 SCALES = ("smoke", "quick", "thesis")
-LOG = "runs.log"  # beside the records: one JSON line a question
 STARTED = time.time()
-PROCESS_RUN = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ def measure(
     record = _read(file, reused=True) if file.exists() else None
     if record is None:
         start, quantities = _now(), _quantities(function())
-        context = {"versions": versions(), "commit": commit(), "run": run()}
+        context = {"versions": versions(), "commit": commit(), "run": runs.run()}
         record = Record(**fixed, **context, quantities=quantities, start=start, end=_now())
         _write(file, record)
-    _log(store, record)
+    runs.log(store, record.key, not record.reused)
     return record
 
 
@@ -158,42 +157,6 @@ def table(records):
             rows += [common | {"index": index, "value": value} for index, value in enumerate(entry["values"])]
     parameters = dict.fromkeys(c for row in rows for c in row if c not in columns)
     return pandas.DataFrame(rows, columns=[*columns[:8], *parameters, *columns[8:]])
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How many records a build rests on: measured in its run, reused from an earlier run here, shipped."""
-
-    measured: int
-    reused: int
-    shipped: int
-
-    def __str__(self) -> str:
-        here = f"{self.measured} measured here, {self.reused} reused from an earlier run here"
-        return f"{here}, {self.shipped} shipped (reference series)"
-
-
-def run() -> str:
-    """The run a record belongs to: $FRUGAL_RUN, which all processes of a build share, else this process."""
-    return os.environ.get("FRUGAL_RUN") or PROCESS_RUN
-
-
-def tally(store: Path | None = None) -> Tally:
-    """The records behind this run: all it asked for, and what each chapter it left alone asked for when it last ran.
-
-    A chapter is what $FRUGAL_CHAPTER names: a build that finds its notebooks unchanged counts their records as reused.
-    """
-    latest: dict[str, tuple[str, dict]] = {}  # chapter: (its last run, {key: measured in that run})
-    for event in _events(Path(store) if store else paths.results()):
-        if not event["chapter"] and event["run"] != run():
-            continue
-        last, keys = latest.get(event["chapter"], (None, {}))
-        keys = keys if last == event["run"] else {}
-        keys[event["key"]] = event["measured"] or keys.get(event["key"], False)
-        latest[event["chapter"]] = event["run"], keys
-    asked = {key for _, keys in latest.values() for key in keys}
-    measured = {key for last, keys in latest.values() for key, new in keys.items() if new and last == run()}
-    return Tally(len(measured), len(asked - measured), len(load_shipped()))
 
 
 def source_hash(*objects) -> str:
@@ -316,25 +279,3 @@ def _read(file: Path, **marks) -> Record | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.warn(f"unreadable record {file.name} ({type(error).__name__}: {error}): it is left out", stacklevel=3)
         return None
-
-
-def _log(store: Path, record: Record) -> None:
-    chapter = os.environ.get("FRUGAL_CHAPTER", "")
-    event = {"run": run(), "chapter": chapter, "key": record.key, "measured": not record.reused}
-    with open(store / LOG, "a") as log:  # one short write in append mode: lines of several processes do not mix
-        log.write(json.dumps(event) + "\n")
-
-
-def _events(store: Path) -> list[dict]:
-    try:
-        lines = (store / LOG).read_text().splitlines()
-    except OSError:
-        return []
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-            events.append({key: event[key] for key in ("run", "chapter", "key", "measured")})
-        except (ValueError, KeyError, TypeError):  # a line cut short by a kill
-            continue
-    return events
