@@ -28,11 +28,12 @@ FEW = 30  # steps of the shorter chain
 SLIDES_CHURN = 0.25  # of the slides' table: epsilon of arXiv 2501.05370
 SHORTEST = 10  # steps of a chain so short that a test of laws must refuse it
 LARGE = 512  # images from which a distance of distributions is shown
-VARIED = {  # what is beside the default, one thing changed; published: arXiv 2501.05370
-    "default": {}, "draft clean": {"draft": "clean"}, "reflection": {"verify": "reflection"}, "block": {"verify": "block"},
-    "published": {"draft": "velocity", "verify": "reflection"},
+VARIED = {  # what is beside the default, one thing changed; published, arXiv 2501.05370: two
+    "default": {}, "draft clean": {"draft": "clean"}, "draft velocity": {"draft": "velocity"}, "reflection": {"verify": "reflection"},
+    "block": {"verify": "block"}, "published": {"draft": "velocity", "verify": "reflection"},
+    **{f"window {size}": {"window": size} for size in (5, 10, 40)}, **{f"churn {churn:g}": {"churn": churn} for churn in (0.25, 1.0)},
 }  # fmt: skip
-COMPARED = (("draft clean", "default"), ("reflection", "default"), ("block", "reflection"), ("published", "default"))
+COMPARED = (*((way, "default") for way in VARIED if way != "default"), ("block", "reflection"))
 PAIRED = ["model", "way", "beside", "images", "calls", "calls_beside", "more", "low", "high"]
 COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_min", "calls_max", "rows",
                 "draft_rows", "seconds", "accepted"]  # fmt: skip
