@@ -39,7 +39,7 @@ def test_a_trajectory_has_a_cell_a_judged_state_and_the_committed_front(about):
     table = pd.DataFrame(
         [(0, 0, "kept"), (0, 1, "mirrored"), (0, 2, "thrown away"), (1, 2, "kept"), (1, 3, "drawn")], columns=["round", "step", "fate"]
     )
-    drawn = speculative.trajectory({"published": table, "here": table}, about, model="m", seed=0)
+    drawn = speculative.trajectory({"published": table, "here": table}, about, model="m", seed=0, window=3, churn=0.5)
     axes = drawn.figure.axes[0]
     cells = axes.collections[0].get_array().filled(np.nan)
     assert cells.tolist()[0][:3] == [0, 1, 3] and cells.tolist()[1][2:] == [0, 2] and np.isnan(cells[0, 3])
@@ -67,13 +67,6 @@ def test_churn_is_best_where_it_was_measured_best(about):
     assert list(ratio.lines[0].get_ydata()) == pytest.approx([1.0625, 1, 1.25])
     assert list(cost.lines[0].get_ydata()) == [30, 22, 24]
     assert [bar[:, 1].tolist() for bar in cost.collections[0].get_segments()] == [[28, 31], [20, 23], [22, 25]]
-
-
-def test_dimensions_tell_their_slope(about):
-    d = np.array([4, 64, 1024])
-    tables = [pd.DataFrame({"model": name, "draft": "tweedie", "step": 1, "dimensions": d, "distance": 0.1 * d**power}) for name, power in (("a", 0.5), ("b", 0.25))]
-    drawn = speculative.dimension(tables, about)
-    assert "a 3.20 at 1,024, slope 0.50" in drawn.alt and "b 0.57 at 1,024, slope 0.25" in drawn.alt
 
 
 def test_gains_are_drawn_beside_the_signal(about):

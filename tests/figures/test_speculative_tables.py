@@ -55,12 +55,14 @@ def test_the_slides_table_names_the_law_the_band_and_what_is_lacking():
     assert "| Target (30 steps) | a shorter chain | not measured |" in mine and "| Speculative, temperature 1 | exact in law | 3.50 | 0.011 (0.010 to 0.011) | yes |" in mine
     assert "| Draft (100 steps) | another network's | 3.50 | 0.050 (0.049 to 0.051) | no |" in other and "| no | 17.5 | 100 |  | 0.50 s | 90.0% |" in other and "| Speculative, temperature 2 | approximate |" in other
     assert "| 2.34 | 10.32 | 35.40 |" in speculative_tables.published()
+    solver = speculative_tables.slides(pd.concat([slides(target=0.01), slides(ours=0.012).assign(configuration="DPM-Solver++ 2M (20 steps)")]), {})
+    assert "| DPM-Solver++ 2M (20 steps) | another sampler |" in solver and solver.splitlines()[-1].split(" | ")[4] == "no"
 
 
 def test_laws_are_told_apart_model_by_model():
     rows = pd.concat([slides(target=0.01, few=0.02, short=0.03, ours=0.0105, warm=0.0205), slides("other", target=0.01, few=0.02, short=0.0105, ours=0.02, warm=0.022)])
     said = speculative_tables.tested(rows)
-    assert "1 of 2 arms that are exact" in said and "10 steps of 1 of 2 models" in said and "30 sequential steps: 1 of 2" in said
+    assert "1 of 2 arms that are exact" in said and "10 steps of 1 of 2 models, and that of 30 steps of 2 of 2" in said and "30 sequential steps: 1 of 2" in said
     assert "not measured" in speculative_tables.tested(slides(target=0.01, ours=np.nan))
 
 
@@ -83,7 +85,7 @@ def test_shipped_counts_name_the_law_and_lack_nothing_silently():
 def test_the_laws_of_the_shipped_samples_are_told_apart():
     """What the project says of its own models: exact arms have their chain's KID, and the test refuses ten steps."""
     rows = pd.concat([speculation.slides_rows(Subject(name), speculation.own_draft(name), fewer_steps.CHAIN, speculative.CHURN) for name in fewer_steps.NAMES])
-    said = re.fullmatch(r".*: (\d) of (\d) arms that are exact.*refuses the chain of 10 steps of (\d) of (\d) models.*30 sequential steps: (\d) of (\d)\.", speculative_tables.tested(rows))
+    said = re.fullmatch(r".*: (\d) of (\d) arms that are exact.*refuses the chain of 10 steps of (\d) of (\d) models,.*30 sequential steps: (\d) of (\d)\.", speculative_tables.tested(rows))
     inside, exact, refused, models, warm, all_warm = map(int, said.groups())
     assert inside == exact >= 2 and refused == models == 3 and warm == all_warm >= 1
     chosen = speculative_tables.churns(pd.concat([arms.shipped(Subject(name)) for name in fewer_steps.NAMES]), speculative.CHURN)
@@ -105,9 +107,19 @@ def test_shipped_ways_are_compared_on_the_same_seeds():
     assert np.allclose(found.calls - found.calls_beside, found.more) and ((found.low <= found.more) & (found.more <= found.high)).all() and len(found)
 
 
+def test_misses_of_larger_states_are_held_against_the_square_root():
+    found = pd.DataFrame({"model": ["a", "b"], "dimensions": [1024, 4096], "velocity": 1.0, "clean": 0.3, "tweedie": [0.2, 0.3]})
+    said = speculative_tables.across(found)
+    assert "| `a` | 1,024 | 1.00 | 0.30 | 0.20 | 0.0063 |" in said
+    assert "From a to b the numbers are 4 times as many, whose root is 2.00; the distance of `tweedie` is 1.50 times as large: a number is missed by 1.3 times less." in said
+    assert "missed by 1.5 times more" in speculative_tables.across(found.assign(tweedie=[0.2, 0.6]))
+    assert "times" not in speculative_tables.across(found[:1])
+
+
 def test_the_riddle_is_seen_only_where_both_sides_of_it_are():
     rows = slides(target=0.01, few=0.02, short=0.5).assign(score=[3.5, 3.6, 9.0])
     assert "3.50 to 3.60" in speculative_tables.oddity(rows) and "the same riddle" in speculative_tables.oddity(rows)
+    assert "no riddle to be seen" in speculative_tables.oddity(rows.assign(kid=[0.01, 0.0105, 0.5]))
     assert "do not part" in speculative_tables.oddity(rows.assign(score=[3.5, 3.4, 9.0])) and "not measured" in speculative_tables.oddity(rows[:1])
 
 

@@ -32,6 +32,14 @@ def test_calls_of_every_solver_are_what_it_was_given_or_one_less(latent):
     assert arms.draw(latent, Arm.of("heun", fewer_steps.steps_for("heun", 6)), [0]).calls == [5]
 
 
+def test_a_solver_at_about_as_many_calls_finds_its_times(latent):
+    """Time steps of some numbers collide: 121 of DPM-Solver++ 2M."""
+    found = arms.at_calls(latent, "dpmpp_2m", [121, 17.4, 0.2, 1e9, 17.0])
+    assert [arm.steps for arm in found][:3] == [1, 17, 120] and len(found) == 4 and {arm.sampler for arm in found} == {"dpmpp_2m"}
+    for arm in found[:2]:
+        assert arms.draw(latent, arm, [0]).calls == [arm.steps]
+
+
 def test_images_at_their_own_pace_are_counted_one_by_one(latent):
     arm = Arm.of("speculative", 12, window=4)
     found = arms.draw(latent, arm, range(3))
@@ -97,7 +105,7 @@ def test_the_sweep_asks_every_arm_once_and_what_is_quick_first():
     asked = fewer_steps.arms()
     assert len({(arm.label, images) for arm, images in asked}) == len(asked)
     assert {arm.sampler for arm, _ in asked} == {"speculative", "parallel", *fewer_steps.SOLVERS, *fewer_steps.TWICE, *fewer_steps.STOCHASTIC}
-    counted = len(fewer_steps.TEMPERATURES) + 1  # and the draft that follows no noise
+    counted = len(fewer_steps.TEMPERATURES)
     assert {images for _, images in asked[:counted]} == {fewer_steps.PACED} and max(arm.steps for arm, _ in asked[counted : counted + 20]) <= 20
     assert {images for arm, images in asked if arm == Arm.of("speculative", 100, temperature=2.0)} == {fewer_steps.PACED, fewer_steps.IMAGES}
     with pytest.raises(ValueError, match="measures embedded models alone"):

@@ -106,7 +106,7 @@ def test_the_slides_table_takes_large_samples_alone(monkeypatch):
     subject, draft = Subject("faces-ddpm"), Subject("faces-ddpm-draft")
     found = speculation.slides_rows(subject, None, 100, 0.5)
     assert found.configuration.tolist() == list(speculation.slides_arms(100, 0.5)) and set(found.model) == {"faces-ddpm"}
-    assert found[found.images > 0].configuration.tolist() == ["Target (100 steps)", "Target (30 steps)", "Target (10 steps)"]
+    assert found[found.images > 0].configuration.tolist() == ["Target (100 steps)", "Target (30 steps)", "Target (10 steps)", "DPM-Solver++ 2M (20 steps)"]
     found = speculation.slides_rows(subject, draft, 100, 0.5)
-    assert found.configuration.iloc[0] == "Draft (100 steps)" and found.configuration.iloc[-1] == "Speculative, temperature 1, draft network"
+    assert found.configuration.iloc[0] == "Draft (100 steps)" and found.configuration.iloc[-2] == "Speculative, temperature 1, draft network"
     assert set(found.model) == {"faces-ddpm"} and list(speculation.slides_arms(30, 0.5))[:2] == ["Target (30 steps)", "Target (10 steps)"]

@@ -1,6 +1,6 @@
 """Figures of the chapter on speculative sampling: the coupling, an image's rounds, distances of draft and target."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,6 @@ from matplotlib.colors import ListedColormap
 from scipy.stats import norm
 
 from ..measure import speculation
-from ..measure.draft_distances import slope
 from . import style
 from .style import About, Drawn
 
@@ -60,7 +59,7 @@ def _mirror(axes, delta: float, shown: int, seed: int) -> None:
     axes.set(xlabel="along the line", ylabel="across it", title="kept or mirrored", aspect="equal", xlim=(-3, delta + 3), ylim=(-3, 3))
 
 
-def trajectory(ways: Mapping[str, pd.DataFrame], about: About, *, model: str, seed: int, name: str = "08_trajectory") -> Drawn:
+def trajectory(ways: Mapping[str, pd.DataFrame], about: About, *, model: str, seed: int, window: int, churn: float, name: str = "08_trajectory") -> Drawn:
     """Fates of the judged states of one image, rounds downward and steps across, a panel for each table of `speculation.windows`."""
     most, steps = max(table["round"].max() for table in ways.values()) + 1, max(table.step.max() for table in ways.values()) + 1
     colours = ListedColormap(list(FATES.values()))
@@ -78,7 +77,7 @@ def trajectory(ways: Mapping[str, pd.DataFrame], about: About, *, model: str, se
         figure.legend(handles=[*handles, *axes.plot([], [], color="black", label="committed front")], loc="outside upper center", ncols=5, fontsize=8)
     told = "; ".join(f"{title}: {table['round'].max() + 1} calls" for title, table in ways.items())
     caption = (
-        f"One image of {model}, seed {seed}. A row is a call of the network on a window of drafted states, a cell a state that it judged. Left of the line all steps are "
+        f"One image of {model}, seed {seed}, windows of {window}, churn {churn:g}. A row is a call of the network on a window of drafted states, a cell a state that it judged. Left of the line all steps are "
         "taken for good; the next window begins there."
     )
     return style.finish(figure, name, f"Windows along the steps of an image, kept up to a rejection. {told}.", caption, about)
@@ -153,12 +152,13 @@ def churn(found: pd.DataFrame, calls: pd.DataFrame, about: About, *, lag: int = 
         for verify, rows in calls.groupby("verify", sort=False):
             reach = (rows.calls - rows.calls_min, rows.calls_max - rows.calls)
             cost.errorbar(rows.churn, rows.calls, yerr=reach, markersize=5, capsize=3, elinewidth=0.8, label=verify, **VERIFY[verify])
-        parts.set(yscale="log", title=f"at step {int(middle.step.iloc[0])}", xlabel="churn")
+        parts.set(yscale="log", title=f"at step {int(middle.step.iloc[0])}", xlabel="churn", ylabel="root of the sum of squares")
         ratio.set(yscale="log", title="their ratio", xlabel="churn", ylabel=r"median $|m_p - m_q|$ / std")
         for place in (ratio.yaxis.set_major_formatter, ratio.yaxis.set_minor_formatter):
             place(lambda value, _: f"{value:.2g}")
-        cost.set(title="calls of an image", xlabel="churn", ylim=(0, None))
-        for axes in (parts, ratio, cost):
+        cost.set(title="calls of an image", xlabel="churn", ylabel="calls", ylim=(0, None))
+        for axes, table in ((parts, found), (ratio, found), (cost, calls)):
+            axes.set_xticks(sorted(table.churn.unique()))
             axes.legend(fontsize=7.5)
     caption = (
         f"What churn does, {found.model.iloc[0]}, drafts asked {lag} step before. Left, the noise of a step and what the drafts miss; middle, one over the other, median of all "
@@ -181,24 +181,3 @@ def _fewest(rows: pd.DataFrame) -> str:
     alike = rows[(rows.churn != best.churn) & (rows.calls_min <= best.calls_max)].churn
     also = f", not told from {', '.join(f'{churn:g}' for churn in alike)} by these images" if len(alike) else ""
     return f"{best.calls:.1f} at {best.churn:g} ({best.verify}{also})"
-
-
-def dimension(tables: Iterable[pd.DataFrame], about: About, *, draft: str = "tweedie", name: str = "08_dimension") -> Drawn:
-    """Distance over the number of dimensions, median of the steps, a curve for each table of `draft_distances.dimensions`."""
-    told = []
-    with style.canvas(size=(6.4, 4.0)) as (figure, axes):
-        for k, table in enumerate(tables):
-            rows = table[table.draft == draft]
-            medians, model, power = rows.groupby("dimensions").distance.median(), rows.model.iloc[0], slope(rows)
-            axes.plot(medians, f"{style.MARKERS[k]}-", color=style.PALETTE[k], markersize=5, label=f"{model}: slope {power:.2f}")
-            told.append(f"{model} {medians.iloc[-1]:.2f} at {medians.index[-1]:,}, slope {power:.2f}")
-        ends = np.array(axes.get_xlim()).clip(medians.index.min())
-        axes.plot(ends, medians.iloc[0] * (ends / medians.index[0]) ** 0.5, color=style.FAINT, linestyle="--", linewidth=1, label="slope 1/2")
-        _half(axes)
-        axes.set(xscale="log", yscale="log", xlabel="dimensions of the state that are looked at", ylabel=r"median $|m_p - m_q|$ / std")
-        axes.legend()
-    caption = (
-        f"Distance of the draft {draft} from its target on a part of the dimensions, in a shuffled order; the last point of each curve is the whole state. Misses "
-        "of equal size add up to a square root, the dashed line."
-    )
-    return style.finish(figure, name, f"Straight lines in logarithmic axes: {'; '.join(told)}.", caption, about)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..measure import speculation
+from ..methods.speculative import DRAFT
 from .tables import markdown
 
 EXACT, APPROXIMATE = "exact in law", "approximate"
@@ -13,6 +14,22 @@ PUBLISHED = {  # CIFAR-10, by the slides: FID, IS, NFE where they state one
     "Draft (100 steps)": ("81.58", "7.60", ""), "Target (100 steps)": ("2.45", "10.31", "100"), "Target (30 steps)": ("7.68", "11.32", ""),
     "Speculative, temperature 2": ("2.34", "10.32", "35.40"),
 }  # fmt: skip
+
+
+def across(found: pd.DataFrame) -> str:
+    """`draft_distances.across` as a Markdown table, and how the distance grows with the dimension from the smallest state to the largest."""
+    drafts = [name for name in found if name not in ("model", "dimensions")]
+    rows = [(f"`{row['model']}`", f"{row['dimensions']:,}", *(f"{row[name]:.2f}" for name in drafts), f"{row[DRAFT] / row['dimensions'] ** 0.5:.4f}") for _, row in found.iterrows()]
+    table = markdown(["model", "numbers in a state", *drafts, f"{DRAFT}, a number"], rows)
+    small, large = found.loc[found.dimensions.idxmin()], found.loc[found.dimensions.idxmax()]
+    if small.dimensions == large.dimensions:
+        return table
+    root, grown = (large.dimensions / small.dimensions) ** 0.5, large[DRAFT] / small[DRAFT]
+    less = f"a number is missed by {root / grown:.1f} times less" if grown < root else f"a number is missed by {grown / root:.1f} times more"
+    return (
+        f"{table}\n\nFrom {small.model} to {large.model} the numbers are {large.dimensions / small.dimensions:.0f} times as many, whose root is {root:.2f}; "
+        f"the distance of `{DRAFT}` is {grown:.2f} times as large: {less}."
+    )
 
 
 def arms(found: pd.DataFrame) -> str:
@@ -87,6 +104,8 @@ def _whole(some: pd.DataFrame):
 def _law_of(row, chain) -> str:
     if row.configuration.startswith("Speculative"):
         return EXACT if "temperature 1" in row.configuration else APPROXIMATE
+    if row.configuration.startswith("DPM"):
+        return "another sampler"
     return "itself" if row.configuration == chain.configuration else "a shorter chain" if row.configuration.startswith("Target") else "another network's"
 
 
@@ -97,18 +116,19 @@ def _inside(row, chain) -> str:
 
 def tested(rows: pd.DataFrame) -> str:
     """What the KID of `slides_rows` says of the laws: exact arms, the shortest chain, and the approximate arms beside FEW steps."""
-    exact, short, warm = [], [], []
+    exact, short, longer, warm = [], [], [], []
     for model, some in rows.groupby("model", sort=False):
         chain, by_name = _whole(some), {row.configuration: row for row in some.itertuples() if row.images > 0}
         exact += [_inside(row, chain) == "yes" for row in by_name.values() if _law_of(row, chain) == EXACT and _inside(row, chain)]
         short += [_inside(row, chain) == "no" for name, row in by_name.items() if name == f"Target ({speculation.SHORTEST} steps)" and _inside(row, chain)]
         few = by_name.get(f"Target ({speculation.FEW} steps)")
+        longer += [_inside(few, chain) == "no"] if few and _inside(few, chain) else []
         warm += [row.kid <= few.kid_high for row in by_name.values() if few and _law_of(row, chain) == APPROXIMATE]
     if not exact:
         return "Whether KID tells the exact arms from their chain is not measured yet."
     return (
         f"Inside the band of their model's whole chain: {sum(exact)} of {len(exact)} arms that are exact in law. The same test refuses the chain of {speculation.SHORTEST} steps "
-        f"of {sum(short)} of {len(short)} models. Approximate arms whose KID is not above the band of {speculation.FEW} sequential steps: {sum(warm)} of {len(warm)}."
+        f"of {sum(short)} of {len(short)} models, and that of {speculation.FEW} steps of {sum(longer)} of {len(longer)}: it tells no finer differences. Approximate arms whose KID is not above the band of {speculation.FEW} sequential steps: {sum(warm)} of {len(warm)}."
     )
 
 
@@ -155,16 +175,17 @@ def paired(found: pd.DataFrame) -> str:
 
 
 def oddity(rows: pd.DataFrame) -> str:
-    """Whether the slides' riddle shows here: what becomes of reader-IS and KID in FEW steps, model by model, from `slides_rows`."""
+    """Whether the slides' riddle shows here: what becomes of reader-IS and KID in FEW steps, model by model, from `slides_rows`.
+
+    A KID within the whole chain's band has not worsened.
+    """
     told = []
     for model, some in rows.groupby("model", sort=False):
         long, short = _whole(some), next((row for row in some.itertuples() if row.configuration == f"Target ({speculation.FEW} steps)"), None)
         if short and short.configuration != long.configuration and short.images > 0 and long.images > 0:
-            same = short.score > long.score and short.kid > long.kid
-            told.append(
-                f"{model}: reader-IS from {long.score:.2f} to {short.score:.2f}, KID from {long.kid:.3f} to {short.kid:.3f}, "
-                f"{'the same riddle' if same else 'the two do not part in that way'}"
-            )
+            worse = short.kid > long.kid_high
+            riddle = "the same riddle" if worse and short.score > long.score else "the two do not part in that way" if worse else "which the chain's band holds: no riddle to be seen"
+            told.append(f"{model}: reader-IS from {long.score:.2f} to {short.score:.2f}, KID from {long.kid:.3f} to {short.kid:.3f}, {riddle}")
     return f"Here, from the whole chain to {speculation.FEW} steps: {'; '.join(told)}." if told else "Whether the same happens on these faces is not measured yet."
 
 

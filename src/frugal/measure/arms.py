@@ -66,6 +66,22 @@ class Arm:
         return None if self.sampler != "speculative" or name in speculative.DRAFTS else zoo.load(name, device=subject.place)
 
 
+def at_calls(subject: Subject, sampler: str, counts: Iterable[float]) -> list[Arm]:
+    """Arms of a sampler that calls once a step, at about these numbers of calls: the nearest below for which it finds distinct times."""
+    most = subject.model.scheduler.config.num_train_timesteps
+    return [Arm.of(sampler, steps) for steps in sorted({_placed(subject.model, sampler, min(most, max(1, round(count)))) for count in counts})]
+
+
+def _placed(model: zoo.Model, sampler: str, most: int) -> int:
+    for steps in range(most, 1, -1):
+        try:
+            samplers._scheduler(model, steps, sampler)
+        except ValueError:
+            continue
+        return steps
+    return 1
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Images [n, 3, H, W] in [0, 1], and of each how many calls of the network it took part in, and how many rows it was."""

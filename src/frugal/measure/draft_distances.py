@@ -3,6 +3,7 @@
 There every draft can be asked at every step for the price of one image, and all of them at the very same states.
 """
 
+import math
 from collections.abc import Iterable
 from functools import partial
 
@@ -21,7 +22,6 @@ from .plan import Cell, Subject
 
 METHOD = PARTS["speculative"]
 DRAFTS = {"velocity": FrozenVelocity, "clean": lambda walk: FrozenClean(), "tweedie": Tweedie}
-SHUFFLE = 7  # seed of the order in which dimensions are added
 
 
 def said(subject: Subject, steps: int, seed: int) -> dict:
@@ -55,17 +55,14 @@ def distances(
     return table.assign(distance=table.change / table["std"])
 
 
-def dimensions(subject: Subject, steps: int, churn: float, lags: Iterable[int], images: int = 1, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
-    """Distances at lag 1 on the first d dimensions alone, in a shuffled order: columns model, draft, image, step, dimensions, distance."""
-    tables = []
-    for image in range(seed, seed + images):
-        values = _path_cell(subject, steps, churn, tuple(lags), image).measure(scale).values
-        kept = values["dimensions"].astype(int)
-        for draft in DRAFTS:
-            found = values[f"{draft}_kept"].reshape(len(kept), -1)
-            step, each = np.arange(1, found.shape[1] + 1), {"model": subject.name, "draft": draft, "image": image}
-            tables += [pd.DataFrame(each | {"step": step, "dimensions": d, "distance": row}) for d, row in zip(kept, found, strict=True)]
-    return pd.concat(tables, ignore_index=True)
+def across(subjects: Iterable[Subject], steps: int, churn: float, lags: Iterable[int], images: int = 1, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
+    """Median distances at lag 1 of models whose states have so many numbers: a row a model, columns model, dimensions and DRAFTS."""
+    rows = []
+    for subject in subjects:
+        found = distances(subject, steps, [churn], lags, images, seed, scale)
+        medians = found[found.lag == 1].groupby("draft").distance.median()
+        rows.append({"model": subject.name, "dimensions": math.prod(subject.model.latent_shape)} | {draft: medians[draft] for draft in DRAFTS})
+    return pd.DataFrame(rows, columns=["model", "dimensions", *DRAFTS])
 
 
 def gains(subject: Subject, steps: int, churn: float, lags: Iterable[int], images: int = 1, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
@@ -81,12 +78,6 @@ def gains(subject: Subject, steps: int, churn: float, lags: Iterable[int], image
     return pd.concat(tables, ignore_index=True)
 
 
-def slope(table: pd.DataFrame) -> float:
-    """Of the logarithm of the median distance over that of the dimensions, for a table of one draft: 0.5 is a square root."""
-    medians = table.groupby("dimensions").distance.median()
-    return float(np.polyfit(np.log(medians.index), np.log(medians), 1)[0])
-
-
 def _path_cell(subject: Subject, steps: int, churn: float, lags: tuple[int, ...], seed: int) -> Cell:
     if steps < 4 or 1 not in lags or min(lags) < 1:
         raise ValueError(f"steps, lags: got {steps!r}, {lags!r}; allowed are 4 steps or more, and whole numbers from 1, 1 among them")
@@ -98,16 +89,12 @@ def _path_cell(subject: Subject, steps: int, churn: float, lags: tuple[int, ...]
 def _path(subject: Subject, steps: int, churn: float, lags: tuple[int, ...], seed: int) -> dict:
     walk = chain(subject.model, steps, churn)
     states, cleans = path(subject, walk, seed)
-    order = torch.randperm(states[0].numel(), generator=torch.Generator().manual_seed(SHUFFLE))
-    kept = sorted({*(4**k for k in range(1, 12) if 4**k < len(order)), len(order)})
-    found = {"std": (walk.std.cpu(), "1"), "dimensions": (kept, "count"), "signal": (walk.signal.cpu(), "1")}
+    found = {"std": (walk.std.cpu(), "1"), "signal": (walk.signal.cpu(), "1")}
     products, squares = gain_sums(walk, states, cleans)[2:].unbind(1)
     found["gain"] = (products / squares).mean(1).cpu(), "1"
     for name, kind in DRAFTS.items():
         apart = drafted(walk, states, cleans, kind(walk), lags)
         found[f"{name}_change"] = apart.flatten(2).norm(dim=2).cpu(), "1"
-        squares = (apart[lags.index(1)].flatten(1).cpu()[:, order].square().cumsum(1)[:, [d - 1 for d in kept]]).sqrt()
-        found[f"{name}_kept"] = (squares / walk.std[1:-1, None].cpu()).T, "1"
     return {name: {"unit": unit, "values": values} for name, (values, unit) in found.items()}
 
 

@@ -71,8 +71,8 @@ def arms() -> list[tuple[Arm, int]]:
     parallel = [Arm.of("parallel", 200, **way) for way in ({}, {"method": "paradigms"})]
     first = [*solvers(CALLS[:-1]), *(Arm.of(name, count) for count in BETWEEN for name in QUICKEST), *chains()[:2], *chains()[-2:]]
     later = [*speculative, Arm.of("ddpm", 200), Arm.of("ddim", 200), *solvers(CALLS[-1:]), *parallel, *chains()[2:-2]]
-    slides = [arm for arm in slides_arms(CHAIN, SLIDES_CHURN).values() if arm not in later]
-    sizes = (([*speculative, *varied(CHAIN)[1:]], PACED), (first, IMAGES), ([*later, *slides], IMAGES))
+    slides = [arm for arm in slides_arms(CHAIN, SLIDES_CHURN).values() if arm not in (*first, *later)]
+    sizes = ((speculative, PACED), (first, IMAGES), (varied(CHAIN)[1:], PACED), ([*later, *slides], IMAGES))
     return [(arm, images) for some, images in sizes for arm in some]
 
 

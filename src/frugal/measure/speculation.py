@@ -26,6 +26,7 @@ METHOD = arms.PARTS["speculative"]
 DEFAULTS = {"draft": speculative.DRAFT, "window": speculative.WINDOW, "churn": speculative.CHURN, "temperature": 1.0, "verify": speculative.VERIFY}
 FEW = 30  # steps of the shorter chain
 SLIDES_CHURN = 0.25  # of the slides' table: epsilon of arXiv 2501.05370
+BESIDE = 20  # calls of a good solver, about as many as speculation takes
 SHORTEST = 10  # steps of a chain so short that a test of laws must refuse it
 LARGE = 512  # images from which a distance of distributions is shown
 VARIED = {  # what is beside the default, one thing changed; published, arXiv 2501.05370: two
@@ -54,7 +55,7 @@ class Plan:
 
 PLANS = {
     "smoke": Plan((0.25, 1.0), (3, 5), 4, (1, 2, 4), 2000, (), 8),
-    "quick": Plan((0.25, 0.5, 0.75, 1.0), (5, 10), 10, (1, 2, 4, 8, 12), 20_000, ("faces-ddpm",), 100),
+    "quick": Plan((0.1, 0.25, 0.5, 0.75, 1.0), (5, 10), 10, (1, 2, 4, 8, 12), 20_000, ("faces-ddpm", "faces-sd"), 100),
     "thesis": Plan((0.05, 0.1, 0.25, 0.5, 0.75, 1.0), (5, 10, 20, 40), 20, (1, 2, 4, 8, 12, 20), 100_000, ("faces-ddpm", "faces-sd"), 1000),
 }
 
@@ -214,31 +215,21 @@ def paired(subject: Subject, steps: int) -> pd.DataFrame:
 def beside(subject: Subject, found: pd.DataFrame, images: int, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
     """DPM-Solver++ 2M at as many calls, and at as many seconds, as the first row of `costs` took: the same columns."""
     ours, [pace] = found.iloc[0], costs(subject, [Arm.of("dpmpp_2m", FEW)], images, seed, scale).itertuples()
-    most = subject.model.scheduler.config.num_train_timesteps
-    counts = {round(ours.calls), min(most, max(1, round(ours.seconds / pace.seconds * pace.calls)))}
-    return costs(subject, [Arm.of("dpmpp_2m", _placed(subject.model, count)) for count in sorted(counts)], images, seed, scale)
-
-
-def _placed(model: zoo.Model, steps: int) -> int:
-    """The nearest smaller number of steps for which the solver finds distinct times."""
-    for count in range(steps, 0, -1):
-        try:
-            samplers._scheduler(model, count, "dpmpp_2m")
-        except ValueError:
-            continue
-        return count
-    raise ValueError(f"steps: got {steps!r}, allowed is a whole number from 1")
+    counts = ours.calls, ours.seconds / pace.seconds * pace.calls
+    return costs(subject, arms.at_calls(subject, "dpmpp_2m", counts), images, seed, scale)
 
 
 # The slides' table.
 
 
 def slides_arms(steps: int, churn: float, draft: str | None = None) -> dict[str, Arm]:
-    """The slides' columns as arms of the target: Target at three lengths, Speculative at both temperatures and with a draft network."""
+    """The slides' columns as arms of the target: Target at three lengths, Speculative at both temperatures and with a draft network;
+    and a good solver of about as many calls."""
     lengths = (steps, *(count for count in (FEW, SHORTEST) if count < steps))
     found = {f"Target ({count} steps)": chain_of(count, churn) for count in lengths}
     found |= {f"Speculative, temperature {t:g}": speculation(steps, churn=churn, temperature=t) for t in (1.0, 2.0)}
-    return found | ({"Speculative, temperature 1, draft network": speculation(steps, churn=churn, draft=draft)} if draft else {})
+    found |= {"Speculative, temperature 1, draft network": speculation(steps, churn=churn, draft=draft)} if draft else {}
+    return found | {f"DPM-Solver++ 2M ({BESIDE} steps)": Arm.of("dpmpp_2m", BESIDE)}
 
 
 def slides_rows(subject: Subject, draft: Subject | None, steps: int, churn: float) -> pd.DataFrame:

@@ -51,8 +51,8 @@ SAMPLERS = {  # name: (scheduler, its options besides the model's own configurat
     "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "dpmpp_2m_sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
     "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 2}),  # Zhao et al., arXiv 2302.04867
-    "euler": (diffusers.EulerDiscreteScheduler, {}),  # Karras et al., arXiv 2206.00364, algorithm 2 without churn
-    "heun": (diffusers.HeunDiscreteScheduler, {}),  # the same, algorithm 1: two network calls a step but in the last
+    "euler": (diffusers.EulerDiscreteScheduler, {}),  # Karras et al., arXiv 2206.00364, algorithm 1 without its correction
+    "heun": (diffusers.HeunDiscreteScheduler, {}),  # the same with it: two network calls a step but in the last
     # the same, at that paper's noise levels (its eq. 5) between the lowest and the highest of the training
     "edm": (diffusers.HeunDiscreteScheduler, {"use_karras_sigmas": True, "timestep_spacing": "linspace"}),
     # Liu et al., arXiv 2202.09778, as Stable Diffusion is published: one network call more than steps
@@ -281,7 +281,7 @@ def _guided(guidance: float | None, prompts: Sequence[str] | None) -> bool:
 def _seeds(seeds: Iterable[int]) -> list[int]:
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
         raise ValueError(f"seeds={seeds!r} is not a collection of whole numbers, one an image")
-    seeds = [_whole("seeds", seed, 0, 2**63 - 1) for seed in seeds]
+    seeds = [_whole("seeds", seed, 0, 2**32 - 1) for seed in seeds]  # PyTorch's generator on a CPU looks at no more bits
     if not seeds:
         raise ValueError("seeds is empty: one seed an image, at least one")
     return seeds
