@@ -15,6 +15,13 @@ def test_the_fewest_calls_that_reach_the_target_have_both_its_distance_and_its_a
     assert "| `faces-ldm` | unipc, 20 steps | 20 | 5, 10, 20 | 58.0% | 53.1% | 0.12 (0.06 to 0.20) |" in sampler_quality.reached(best)
 
 
+def test_a_solver_that_loses_the_quality_with_more_calls_has_not_reached_it():
+    given = pd.concat([GIVEN, rows(("unipc", 50, 50, 0.40, 0.11, 0.2), ("ddpm", 50, 50, 0.61, 0.09, 0.14))], ignore_index=True)
+    assert sampler_quality.reaching(given).arm.tolist()[0] == "ddim, 50 steps"
+    assert sampler_quality.fallen(given) == "* **faces-ldm**: `unipc` reaches it with 20 calls, not with 50 (40% accepted, KID 0.11)"
+    assert sampler_quality.fallen(GIVEN) == "* **faces-ldm**: no solver reaches it and loses it again"
+
+
 def test_where_acceptance_and_distance_are_level_is_said_of_each_model():
     given = rows(("ddim", 5, 5, 0.59, 0.50, 0.6), ("ddim", 10, 10, 0.70, 0.09, 0.2), ("ddim", 50, 50, 0.70, 0.05, 0.1),
                  ("heun", 5, 9, 0.02, 3.0, 4.0))  # fmt: skip
@@ -44,5 +51,6 @@ def test_closeness_leaves_out_samplers_with_noise_in_every_step(about):
 def test_attributes_are_told_of_models_that_follow_text_alone():
     text = GIVEN.assign(model="faces-sd", accuracy=[0.99, 0.8, 0.9, 0.95, 0.97])
     said = sampler_quality.accuracy(pd.concat([GIVEN, text], ignore_index=True))
-    assert said == "Attributes: faces-sd shows 80% of its captions' attributes at least (ddim, 5 steps) and 99% at most (ddpm, 200 steps)."
+    head, _, *lines = said.splitlines()
+    assert head == "| attributes, `faces-sd`, calls: | 5 | 10 | 20 | 50 | 200 |" and "| ddim | 80.0% |  |  | 97.0% |  |" in lines and "| ddpm |  |  |  |  | 99.0% |" in lines
     assert sampler_quality.accuracy(GIVEN) == ""

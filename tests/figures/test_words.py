@@ -70,7 +70,7 @@ def test_the_latent_model_s_share_is_given_with_and_without_decoding(times, deco
 
 
 def test_numbers_are_rounded_for_reading():
-    assert [words.percent(x) for x in (0.1269, 0.007, 1.5)] == ["13%", "0.7%", "150%"]
+    assert [words.percent(x) for x in (0.1269, 0.007, 1.5, 0.998, 1.0, 0.99)] == ["13%", "0.7%", "150%", "99.8%", "100%", "99%"]
     assert words.percent(-0.031, signed=True) == "−3.1%" and words.listed([0.1, 0.2, 0.3]) == "10%, 20% and 30%"
 
 

@@ -13,6 +13,7 @@ from .style import About, Drawn
 from .tables import markdown
 from .words import bullets, percent
 
+TICKS = (5, 10, 20, 50, 200)  # calls named on the axis
 REACHED = ["model", "arm", "calls", "tried", "accepted", "limit", "kid", "kid_low", "kid_high"]
 
 
@@ -43,12 +44,13 @@ def closeness(found: pd.DataFrame, about: About, *, name: str = "07_closeness") 
 
 
 def accuracy(found: pd.DataFrame) -> str:
-    """How many attributes of its captions a model shows, over the arms of large samples, in words; of models that follow text."""
-    told = []
+    """The share of its captions' attributes that a model shows, over calls, a Markdown table each; of models that follow text."""
+    tables = []
     for model, arms in _large(found).dropna(subset="accuracy").groupby("model", sort=False):
-        least, most = arms.loc[arms.accuracy.idxmin()], arms.loc[arms.accuracy.idxmax()]
-        told.append(f"{model} shows {percent(least.accuracy)} of its captions' attributes at least ({least.arm}) and {percent(most.accuracy)} at most ({most.arm})")
-    return f"Attributes: {'; '.join(told)}." if told else ""
+        counts = sorted({round(calls) for calls in arms.calls})
+        shown = {key: {round(row.calls): f"{row.accuracy:.1%}" for row in rows.itertuples()} for key, rows in arms.groupby("sampler", sort=False)}
+        tables.append(markdown([f"attributes, `{model}`, calls:", *counts], [(key, *(row.get(count, "") for count in counts)) for key, row in shown.items()]))
+    return "\n\n".join(tables)
 
 
 def _large(found: pd.DataFrame) -> pd.DataFrame:
@@ -72,6 +74,8 @@ def _over_calls(panels: dict[str, tuple[pd.DataFrame, str, tuple[str, ...]]], ys
                         spread = [arms[value] - arms[ends[0]], arms[ends[1]] - arms[value]]
                         axes.errorbar(arms.calls, arms[value], yerr=spread, fmt="none", capsize=2, linewidth=1.2, ecolor=LOOK[key]["color"])
                 axes.set(xscale="log", yscale=(yscale or {}).get(label, "linear"))
+                axes.set_xticks(TICKS, [str(calls) for calls in TICKS])
+                axes.minorticks_off()
             row[0].set_ylabel(label)
         for axes, model in zip(grid[0], models, strict=True):
             axes.set(title=model)
@@ -84,18 +88,46 @@ def _over_calls(panels: dict[str, tuple[pd.DataFrame, str, tuple[str, ...]]], ys
 def reaching(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> pd.DataFrame:
     """Of each model the solver's arm of fewest calls that reaches the target's quality, and the target: columns REACHED.
 
-    Reached: KID not above the target's band, and no fewer accepted than chance explains, two standard errors: `limit`.
+    Reached: KID not above the target's band, and no fewer accepted than chance explains, two standard errors: `limit`; by
+    this arm and by all of its solver's that were measured with more calls, or it would be luck.
     tried: the numbers of calls, up to the arm's own, at which some solver was measured.
     """
     rows = []
-    for model, arms in found[found.sampler.isin(KNOWN)].groupby("model", sort=False):
+    for _, arms, goal, limit in _judged(found, target):
+        stays = arms[arms.reaches & (arms.calls > arms.falls)]
+        best = stays.sort_values(["calls", "kid"]).iloc[0]
+        tried = ", ".join(f"{calls:.0f}" for calls in sorted(set(arms.calls[arms.calls <= best.calls])))
+        rows += [{**best, "limit": limit, "tried": tried}, {**goal, "limit": np.nan, "tried": ""}]
+    return pd.DataFrame(rows, columns=REACHED)
+
+
+def _judged(found: pd.DataFrame, target: str):
+    """Of each model that has the target: its name, its arms with what they reach, the target's, and the least share accepted.
+
+    falls: the most calls with which the arm's solver does not reach the target.
+    """
+    for model, arms in _large(found).groupby("model", sort=False):
         if (arms.arm == target).any():
             goal = arms[arms.arm == target].iloc[0]
             limit = goal.accepted - 2 * (2 * goal.accepted * (1 - goal.accepted) / goal.images) ** 0.5
-            best = arms[(arms.kid <= goal.kid_high) & (arms.accepted >= limit)].sort_values(["calls", "kid"]).iloc[0]
-            tried = ", ".join(f"{calls:.0f}" for calls in sorted(set(arms.calls[arms.calls <= best.calls])))
-            rows += [{**best, "limit": limit, "tried": tried}, {**goal, "limit": np.nan, "tried": ""}]
-    return pd.DataFrame(rows, columns=REACHED)
+            arms = arms.assign(reaches=(arms.kid <= goal.kid_high) & (arms.accepted >= limit))
+            falls = arms[~arms.reaches].groupby("sampler").calls.max()
+            yield model, arms.assign(falls=arms.sampler.map(falls).fillna(0)), goal, limit
+
+
+def fallen(found: pd.DataFrame, target: str = "ddpm, 200 steps") -> str:
+    """Which solvers reach the target's quality and lose it again with more calls: Markdown, a line a model."""
+    lines = {}
+    for model, arms, goal, limit in _judged(found, target):
+        told = []
+        for key, rows in arms.groupby("sampler", sort=False):
+            passed = rows[rows.reaches & (rows.calls < rows.falls)]
+            if len(passed):
+                lost = rows.loc[rows.calls[~rows.reaches].idxmax()]
+                counts = ", ".join(f"{calls:.0f}" for calls in sorted(passed.calls))
+                told.append(f"`{key}` reaches it with {counts} calls, not with {lost.calls:.0f} ({percent(lost.accepted)} accepted, KID {lost.kid:.2f})")
+        lines[model] = "; ".join(told) or "no solver reaches it and loses it again"
+    return bullets(lines)
 
 
 def reached(found: pd.DataFrame) -> str:

@@ -20,6 +20,7 @@ from .tables import markdown
 FINE = "dpmpp_2m", 100  # the path that others are compared with in the plane
 KNOWN = ("ddim", "dpmpp_2m", "unipc", "euler", "heun", "edm", "ddpm", "dpmpp_2m_sde")
 LOOK = {name: {"color": style.PALETTE[k], "marker": "osD^vP*X"[k]} for k, name in enumerate(KNOWN)}
+LOOK["euler"] |= {"linestyle": "--", "markerfacecolor": "none"}  # DDIM's steps in another notation: both are to be seen
 
 
 def predicted(subject: Subject, names: Iterable[str], about: About, *, calls: int = 10, seed: int = 0, name: str = "07_predicted") -> Drawn:
@@ -83,7 +84,7 @@ def convergence(found: pd.DataFrame, about: About, *, name: str = "07_orders") -
             slopes = orders.slopes(found, column)
             for key, rows in found.groupby("sampler", sort=False):
                 if np.isfinite(slopes[key]):
-                    axes.plot(rows.calls, rows[column], linestyle="-", markersize=4.5, label=f"{key}: order {slopes[key]:.1f}", **LOOK[key])
+                    axes.plot(rows.calls, rows[column], markersize=4.5, label=f"{key}: order {slopes[key]:.1f}", **LOOK[key])
             axes.set(xscale="log", yscale="log", xlabel="calls of the network, noise to image", title=title)
             axes.legend(fontsize=8)
         grid[0].set_ylabel("root mean squared error")

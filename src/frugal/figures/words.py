@@ -15,10 +15,11 @@ KINDS = {"measured": "Measured", "composed": "Composed from the times of its lay
 
 
 def percent(value: float, signed: bool = False) -> str:
-    """A share as text with two significant digits: 0.127 -> 13%, signed -0.031 -> −3.1%."""
-    text = f"{100 * value:{'+' if signed else ''}.2g}"
+    """A share as text with two significant digits: 0.127 -> 13%, signed -0.031 -> −3.1%; what is not all is no 100%: 0.998 -> 99.8%."""
+    sign = "+" if signed else ""
+    text = f"{100 * value:{sign}.2g}"
     if "e" in text:
-        text = f"{100 * value:{'+' if signed else ''}.0f}"
+        text = f"{100 * value:{sign}.{1 if 0.99 < abs(value) < 1 else 0}f}"
     return f"{text}%".replace("-", "\u2212")
 
 
