@@ -43,7 +43,7 @@ def test_each_batch_is_measured_once_and_then_read(subject, store):
     assert batching.batching(subject, (1, 4, 2), rounds=2, scale="smoke").equals(first)
 
 
-@pytest.mark.parametrize("batches", [(2, 4), (1, 0), (1, 1), (1, 2.5), ()])
+@pytest.mark.parametrize("batches", [(2, 4), (1, 0), (1, 1), (1, 2.5), (), 3])
 def test_batches_that_tell_nothing_are_refused(subject, batches):
     with pytest.raises(ValueError, match="batches=.*allowed are whole numbers from 1, each once, 1 among them"):
         batching.batching(subject, batches)

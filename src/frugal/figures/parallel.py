@@ -9,7 +9,7 @@ from ..measure import batching
 from ..measure.arms import Arm
 from ..measure.quality import Estimate
 from ..measure.rounds import NEAR, Front
-from ..methods.parallel import METHOD, SOLVER
+from ..methods.parallel import METHOD, SOLVER, UNITS
 from . import style
 from .style import About, Drawn
 from .tables import markdown
@@ -110,10 +110,10 @@ def near(table: pd.DataFrame) -> str:
     if table.empty:
         return "Larger numbers of images are not measured yet for these weights: `frugal sweep steps` does it."
     rows = [
-        (row.solver, row.method, row.unit, row.images, f"{row.calls:.1f}", f"{row.calls_max:.0f}", f"{row.error:.4f}", f"{row.near:.0%}")
+        (row.solver, row.method, f"{UNITS[row.unit]:g}, {row.unit}", row.images, f"{row.calls:.1f}", f"{row.calls_max:.0f}", f"{row.error:.4f}", f"{row.near:.0%}")
         for row in table.itertuples()
     ]
-    return markdown(["solver", "method", "unit", "images", "calls: mean", "most", "largest error of a pixel", f"of images with none above {NEAR:g}"], rows)
+    return markdown(["solver", "method", "tolerance, its unit", "images", "calls: mean", "most", "largest error of a pixel", f"of images with none above {NEAR:g}"], rows)
 
 
 def reached(table: pd.DataFrame) -> str:
@@ -125,14 +125,14 @@ def reached(table: pd.DataFrame) -> str:
         off = "" if row.near == 1 else f" ({row.near:.0%} of its images, off by up to {row.error:.2g})"
         ways[row.near == 1].append(f"`{row.method}` on {row.solver}{off}")
     kept = f"To the images of the sequential sampler come all of {', '.join(ways[True])}. " if ways[True] else ""
-    missed = f"Not so, at this tolerance: {', '.join(ways[False])}; a smaller tolerance brings more of them there, for more rounds."
+    missed = f"Not so, each at its default tolerance: {', '.join(ways[False])}; a smaller one brings more of them there, for more rounds."
     return f"{kept}{missed if ways[False] else ''}".strip()
 
 
 def saved(found: dict[str, Estimate]) -> str:
     """How many calls the default way saves beside others of its solver, `rounds.fewer` in words."""
     told = [f"{more.value:+.2f} ({more.low:+.2f} to {more.high:+.2f}) for `{method}`" for method, more in found.items()]
-    return f"Calls more than those of `{METHOD}`, the same seeds, with the interval of the mean: {', '.join(told)}." if told else ""
+    return f"Calls more than those of `{METHOD}`, the same seeds, each at its default tolerance, with the interval of the mean: {', '.join(told)}." if told else ""
 
 
 def sets(shipped: pd.DataFrame) -> str:
@@ -145,7 +145,19 @@ def sets(shipped: pd.DataFrame) -> str:
         (row.arm, row.images, f"{row.calls:.1f}", f"{row.rows:.0f}", f"{row.kid:.3f} ({row.kid_low:.3f} to {row.kid_high:.3f})", percent(row.accepted))
         for row in some.itertuples()
     ]
-    return markdown(["shipped records", "images", "calls", "rows", "KID (95 % band)", "accepted"], rows)
+    table = markdown(["shipped records", "images", "calls", "rows", "KID (95 % band)", "accepted"], rows)
+    return "\n\n".join([table, *(_kept(one, some[some.arm == Arm.of(SOLVER, one.steps).label]) for one in some[some.sampler == "parallel"].itertuples())])
+
+
+def _kept(one, sequential: pd.DataFrame) -> str:
+    """Whether a set has the quality of its sequential one: KID inside that one's band, no fewer accepted than chance explains."""
+    if sequential.empty:
+        return f"`{one.arm}`: its sequential images are not measured."
+    beside = sequential.iloc[0]
+    inside = "inside" if beside.kid_low <= one.kid <= beside.kid_high else "**outside**"
+    error = sum(arm.accepted * (1 - arm.accepted) / arm.images for arm in (one, beside)) ** 0.5
+    fewer = "fewer than chance explains" if beside.accepted - one.accepted > 2 * error else "which chance explains"
+    return f"`{one.arm}`: KID {inside} the band of the sequential images; {percent(one.accepted)} accepted beside {percent(beside.accepted)}, {fewer}."
 
 
 def pays(summary: pd.DataFrame, measured: pd.DataFrame) -> str:
@@ -155,7 +167,7 @@ def pays(summary: pd.DataFrame, measured: pd.DataFrame) -> str:
     change = best.seconds / sequential.seconds
     verdict = f"a speed-up of {1 / change:.2f}" if change < 1 else f"a slow-down of {change:.2f}"
     free = batching.free_batch(measured)
-    at_the_price = f"up to {free} states cost hardly more than one" if free > 1 else "no batch is to be had at the price of one state"
+    at_the_price = f"up to {free} states cost no more than {batching.ALMOST:g} times one" if free > 1 else "no batch is to be had at the price of one state"
     return (
         f"On {measured.device.iloc[0]} {at_the_price}, and {batch.batch} cost {batch.price:.1f} times as much. {best.arm} takes {best.calls:.0f} calls instead of "
         f"{sequential.calls:.0f} and asks for {best.rows / sequential.rows:.1f} times the states: {verdict}. Where {batch.batch} states cost {batch.batch} times one, "

@@ -27,7 +27,7 @@ def batching(
     seconds, low, high: median and quartiles; price: in calls of batch 1, round by round. Raises ValueError for batches
     that are not whole numbers from 1, each once, 1 among them.
     """
-    batches = list(batches)
+    batches = list(batches) if isinstance(batches, Iterable) else [batches]
     if 1 not in batches or len(set(batches)) != len(batches) or any(not isinstance(b, int) or isinstance(b, bool) or b < 1 for b in batches):
         raise ValueError(f"batches={batches}: allowed are whole numbers from 1, each once, 1 among them")
     about = {"scale": scale, "model": subject.about, "device": subject.place, "dtype": subject.dtype}
