@@ -104,6 +104,26 @@ def test_mean_interval_of_little():
         quality.mean_interval([1, 2], level=95)
 
 
+@pytest.mark.parametrize(("n", "level"), [(7, 0.95), (12, 0.95), (12, 0.8), (25, 0.95)])
+def test_median_interval_covers_the_median_at_least_as_often_as_it_says(n, level):
+    rng = np.random.default_rng(n)
+    found = [quality.median_interval(row, level) for row in rng.exponential(1, (600, n))]
+    inside = np.mean([estimate.low <= np.log(2) <= estimate.high for estimate in found])
+    assert level - 0.02 < inside < 1 and all(estimate.n == n for estimate in found)
+
+
+def test_median_interval_lies_between_values():
+    values = [5.0, 1.0, 4.0, 2.0, 3.0, 9.0, 8.0, 7.0, 6.0]
+    assert quality.median_interval(values) == quality.Estimate(5.0, 2.0, 8.0, 9)  # 1 - 2 (1 + 9) / 2^9 = 96 %
+    assert quality.median_interval(values[:3]) == quality.Estimate(4.0, 1.0, 5.0, 3)
+    assert quality.median_interval([1.0, 3.0, np.inf]) == quality.Estimate(2.0, 1.0, 3.0, 2, 1)
+    assert np.isnan(quality.median_interval([3.0]).low) and np.isposinf(quality.median_interval([np.inf]).value)
+    with pytest.raises(ValueError, match="values"):
+        quality.median_interval([np.nan])
+    with pytest.raises(ValueError, match="level"):
+        quality.median_interval([1, 2], level=1)
+
+
 def test_kid_equals_the_double_sum():
     a, b = features(20, 6).double(), features(20, 6, 0.3, seed=1).double()
 

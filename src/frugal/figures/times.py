@@ -65,7 +65,7 @@ def time_against_ratio(
         f"{title}: time of the {steps} steps of an image, decoding left out, {style.weights_of(times)} weights; "
         f"{unit}: {rounds.min()} or more. Filled: the whole network timed{composed}. "
         "Points on the left are means, dashes medians, bars interquartile ranges; on the right medians of the rounds and "
-        "their 95% bootstrap intervals within this run (another run of the same machine may lie outside)"
+        f"their {words.INTERVALS} within this run (another run of the same machine may lie outside)"
         f"{', where composed those of the layers alone' if composed else ''}. "
         "Grey: smaller than the smallest change that the same rounds could tell from "
         "none, found by running ratio 0 twice in each, so not distinguishable from zero."

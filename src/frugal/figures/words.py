@@ -14,6 +14,9 @@ QUARTER = (0, 0.25)  # of the time is left where "more than 75 %" is saved
 KINDS = {"measured": "Measured", "composed": "Composed from the times of its layers, not measured"}
 
 
+INTERVALS = "95% intervals, between two of the rounds (of fewer than six, from the least to the most)"  # quality.median_interval
+
+
 def percent(value: float, signed: bool = False) -> str:
     """A share as text with two significant digits: 0.127 -> 13%, signed -0.031 -> −3.1%; what is not all is no 100%: 0.998 -> 99.8%."""
     sign = "+" if signed else ""

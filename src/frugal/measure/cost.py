@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .memory import Memory, peak_memory
-from .quality import Estimate, interval
+from .quality import Estimate, median_interval
 
 __all__ = [
     "Calls", "Memory", "Timing", "attention_layers", "attention_share", "count_calls", "detectable", "flops",
@@ -102,12 +102,12 @@ def synchronise(device=None) -> None:
         torch.mps.synchronize()
 
 
-def paired_interval(baseline, changed, statistic=np.median, level: float = 0.95, seed: int = 0) -> Estimate:
-    """Relative change of `changed` from `baseline`, round by round (-0.1: a tenth less), with its bootstrap interval.
+def paired_interval(baseline, changed, level: float = 0.95) -> Estimate:
+    """Median relative change of `changed` from `baseline`, round by round (-0.1: a tenth less): see quality.median_interval.
 
     Raises ValueError unless both hold one positive number a round.
     """
-    return interval(_relative_changes(baseline, changed), statistic, level, seed)
+    return median_interval(_relative_changes(baseline, changed), level)
 
 
 def detectable(baseline, again, statistic=np.median, level: float = 0.95, power: float = 0.8, seed: int = 0) -> float:

@@ -16,7 +16,7 @@ SSIM_SIDE = 11  # pixels under the Gaussian window of sigma 1.5, cut at 3.5 sigm
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its bootstrap interval (nan where one observation gives none)."""
+    """A value with the ends of its interval (nan where one observation gives none)."""
 
     value: float
     low: float
@@ -60,30 +60,50 @@ def mean_interval(values, level: float = 0.95, seed: int = 0) -> Estimate:
     Infinite values, PSNR of identical images, are counted apart; where all are, the value is infinite.
     Raises ValueError for no values, nan or a level outside (0, 1).
     """
-    return interval(values, np.mean, level, seed, method="BCa")
-
-
-def interval(values, statistic, level: float = 0.95, seed: int = 0, method: str = "percentile") -> Estimate:
-    """`statistic` (numpy, with an axis) of the finite values with its bootstrap interval by scipy.stats.bootstrap."""
     from scipy.stats import bootstrap
 
-    values = np.asarray(values, dtype=np.float64).ravel()
     _check_level(level)
+    finite, identical = _finite(values)
+    if not finite.size:
+        return Estimate(np.inf, np.inf, np.inf, 0, identical)
+    value = float(finite.mean())
+    if finite.size == 1:
+        return Estimate(value, np.nan, np.nan, 1, identical)
+    if np.ptp(finite) == 0:  # the correction of BCa divides by the spread
+        return Estimate(value, value, value, finite.size, identical)
+    ends = bootstrap((finite,), np.mean, confidence_level=level, method="BCa", rng=seed).confidence_interval
+    return Estimate(value, float(ends.low), float(ends.high), finite.size, identical)
+
+
+def median_interval(values, level: float = 0.95) -> Estimate:
+    """The median of the finite values, between two of them that hold the true one at least as often as `level`.
+
+    Exact whatever the distribution: the sign test turned round. A bootstrap of a few values is too sure of itself. Fewer
+    than six hold it less often even from the least to the most, which is then the interval: of 3 in 75 %, of 5 in 94 %.
+    Infinite values and errors as in mean_interval.
+    """
+    from scipy.stats import binom
+
+    _check_level(level)
+    finite, identical = _finite(values)
+    if not finite.size:
+        return Estimate(np.inf, np.inf, np.inf, 0, identical)
+    if finite.size == 1:
+        return Estimate(float(finite[0]), np.nan, np.nan, 1, identical)
+    finite = np.sort(finite)
+    outside = max(0, int(binom.ppf((1 - level) / 2, finite.size, 0.5)) - 1)
+    return Estimate(float(np.median(finite)), float(finite[outside]), float(finite[-1 - outside]), finite.size, identical)
+
+
+def _finite(values) -> tuple[np.ndarray, int]:
+    """The finite values, and the number of infinite ones."""
+    values = np.asarray(values, dtype=np.float64).ravel()
     if not values.size or np.isnan(values).any():
         raise ValueError(
             f"values: got {values.size} values, {np.isnan(values).sum()} of them nan; one or more numbers are allowed"
         )
     finite = values[np.isfinite(values)]
-    identical = values.size - finite.size
-    if not finite.size:
-        return Estimate(np.inf, np.inf, np.inf, 0, identical)
-    value = float(statistic(finite))
-    if finite.size == 1:
-        return Estimate(value, np.nan, np.nan, 1, identical)
-    if np.ptp(finite) == 0:  # the correction of BCa divides by the spread
-        return Estimate(value, value, value, finite.size, identical)
-    ends = bootstrap((finite,), statistic, confidence_level=level, method=method, rng=seed).confidence_interval
-    return Estimate(value, float(ends.low), float(ends.high), finite.size, identical)
+    return finite, values.size - finite.size
 
 
 def kid(features_a: Tensor, features_b: Tensor, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Estimate:

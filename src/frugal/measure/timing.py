@@ -298,7 +298,7 @@ def time_share(times: pd.DataFrame, pixel: str, latent: str, decoding: float = 0
 
 
 def changes(times: pd.DataFrame) -> pd.DataFrame:
-    """Median change of a step's seconds against ratio 0 of the same round, with its 95 % bootstrap interval and a verdict.
+    """Median change of a step's seconds against ratio 0 of the same round, with its 95 % interval (`quality.median_interval`) and a verdict.
 
     Columns model, weights, ratio, kind, change (-0.1: a tenth less), low, high, detectable, verdict: "faster", "slower" or
     "not distinguishable from zero", where the change is smaller than what the network's rounds can detect (a composed one
