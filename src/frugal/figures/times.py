@@ -46,7 +46,8 @@ def time_against_ratio(
             _absolute(absolute, rows, palette[model])
             absolute.set(title=f"({letter}) {model}", ylabel=f"seconds for one image of {steps} steps")
             _relative(relative, changes[changes.model == model], palette[model])
-            _reference(relative, third, elsewhere[elsewhere.model == model], steps)
+            for axes in third:  # of other machines, whose changes would dwarf these
+                shipped.seconds(axes, elsewhere[elsewhere.model == model], steps)
             reach = 1.15 * max(*map(abs, relative.dataLim.intervaly), 0.01)
             relative.set(title="the change that merging makes", ylim=(-reach, reach), ylabel="time against ratio 0")
             style.ratio_axis(relative, rows.ratio)
@@ -112,15 +113,6 @@ def _relative(axes, found: pd.DataFrame, colour) -> None:
         axes.vlines(rows.ratio, rows.low, rows.high, color=colour, linewidth=3, alpha=0.35)
         axes.plot(rows.ratio, rows.change, "o", color=colour, **({} if kind == "measured" else HOLLOW))
     style.percent_axis(axes.yaxis)
-
-
-def _reference(relative, third: list, reference: pd.DataFrame, steps: int) -> None:
-    """Shipped measurements as series of their own: the change beside the reader's, the seconds on axes of their own."""
-    for axes in third:
-        shipped.seconds(axes, reference, steps)
-    for _, look, rows in shipped.series(reference):
-        found = effects(rows)
-        relative.plot(found.ratio, found.change, **look)
 
 
 def _legend(axes, times: pd.DataFrame, colour) -> list:
