@@ -75,7 +75,7 @@ def predict_speedup(
     downsampling: int | None = None,                   # pixels to a place of the network's input; None: see below
     rounds: int = 5,                                   # timings of the layers
     scale: str = "quick",                              # under which the records are kept
-    **options,                                         # the other parameters of merge_tokens, such as seed and reuse
+    **options,                                         # the other parameters of merge_tokens: seed and reuse
 ) -> Prediction:  # fmt: skip
     """Predict the speed-up of a denoising step by token merging, from times measured once on this machine.
 
