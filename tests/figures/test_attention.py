@@ -75,6 +75,14 @@ def test_twins_are_counted_by_kind(about):
     assert "100% of the patches of flat" in drawn.alt and "0% of the patches of noise" in drawn.alt
 
 
+def test_what_loses_more_by_merging_is_said_ratio_by_ratio():
+    rows = [("flat", 0.25, 150.0), ("flat", 0.5, 40.0), ("flat", 0.75, 24.0), ("noise", 0.25, 37.0), ("noise", 0.5, 30.0), ("noise", 0.75, 25.0)]
+    lost = pd.DataFrame([(*row[:2], row[2] + k) for row in rows for k in (-1, 0, 1)], columns=["kind", "ratio", "psnr"])
+    told = attention.merging_in_words(lost)
+    assert told.startswith("By the median flat keep 60.0 dB or more at 25%, 40.0 dB at 50%, 24.0 dB at 75%; noise keep 37.0 dB at 25%,")
+    assert told.endswith("The most is lost by noise at 25% and 50%, by flat at 75%.")
+
+
 def test_paths_run_to_the_data(about):
     drawn = attention.trajectories(Mixture(), about, count=9)
     lines = drawn.figure.axes[0].get_lines()

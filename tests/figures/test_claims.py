@@ -133,6 +133,8 @@ def test_a_chapter_keeps_what_it_found_and_a_smoke_run_passes_no_verdict(monkeyp
     monkeypatch.setattr(claims, "glue_all", kept.update)
     claims.keep("sharing", "216 weights", True)
     claims.keep("origin", "the data", False, "quick")
-    claims.keep("tried", "3", True, "smoke")
+    claims.keep("tried", "3", True, "smoke", of="4 images")
+    claims.keep("few", "3", False, of="4 images")
     assert kept["verdict_sharing"] == "holds" and kept["verdict_origin"] == "does not hold"
+    assert kept["verdict_few"] == "does not hold, of 4 images"
     assert kept["verdict_tried"] == SMOKE and kept["claim_sharing"] == "216 weights"

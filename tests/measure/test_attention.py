@@ -25,6 +25,13 @@ def test_watching_changes_nothing_and_is_over_afterwards(model):
         assert torch.allclose(maps.sum(-1), torch.ones(maps.shape[:3]), atol=1e-5)
 
 
+def test_scales_are_counted_with_the_blocks_that_ask_the_text(model):
+    assert attention.crossed_scales(model.unet) == {1: ["down_blocks.0", "up_blocks.1"], 2: ["mid_block"]}
+    with attention.cross_attention(model.unet) as found:
+        assert {name.split(".attentions")[0] for name in found} == {"down_blocks.0", "up_blocks.1", "mid_block"}
+    assert attention.crossed_scales(zoo.load("faces-ldm", device="cpu").unet) == {1: [], 2: [], 4: []}
+
+
 def test_maps_are_means_over_calls_and_layers():
     found = {"a": [torch.full((2, 8, 8, 3), 1.0), torch.full((2, 8, 8, 3), 3.0)], "small": [torch.zeros(2, 4, 4, 3)]}
     maps = attention.averaged(found, slice(-1, None), side=16)

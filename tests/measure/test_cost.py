@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 
 import frugal.models
 from frugal.measure import cost
+from frugal.models import zoo
 
 PUBLISHED = Path(frugal.models.__file__).parent / "published.json"
 
@@ -207,3 +208,17 @@ def test_calls_and_rows_are_counted_by_the_network(unet):
     with torch.no_grad():
         unet(x, 1)
     assert calls.calls == 2
+
+
+@pytest.mark.parametrize("wrong", [None, "x", zoo.Model("mine", "memory", torch.nn.Identity(), None)])
+def test_only_the_calls_of_a_network_can_be_counted(wrong):
+    with pytest.raises(ValueError, match=rf"^unet: got {type(wrong).__name__}; a network \(nn.Module\), e.g. model.unet, is allowed$"), cost.count_calls(wrong):
+        pass
+
+
+def test_a_call_without_a_tensor_has_no_rows():
+    module = torch.nn.Identity()
+    with cost.count_calls(module) as calls:
+        module("words")
+        module(torch.tensor(1.0))
+    assert (calls.calls, calls.rows) == (2, 0)

@@ -312,6 +312,9 @@ def test_models_pipelines_and_their_resolutions(clock, text_pipeline):
         ({"batch": 0}, "batch: got 0, allowed is a whole number from 1 on"),
         ({"rounds": 1.5}, "rounds: got 1.5"),
         ({"downsampling": -1}, "downsampling: got -1"),
+        ({"downsampling": 0}, "downsampling: got 0, allowed is a whole number from 1 on"),
+        ({"foo": 1}, "^foo: got an argument that predict_speedup does not have, allowed are .* seed and reuse$"),
+        ({"unet": 1}, "^unet: got an argument"),
     ],
 )
 def test_what_is_not_allowed_is_refused_before_anything_is_timed(monkeypatch, wrong, message):

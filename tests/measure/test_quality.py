@@ -173,6 +173,24 @@ def test_distances_of_sets_refuse_unequal_small_or_broken_sets():
         quality.fid(features(2047, 4), features(2047, 4))
 
 
+@pytest.mark.parametrize(
+    "wrong", [None, "words", [["a", "b"]] * 3, [[1.0, 2.0], [3.0]], torch.ones(8, 2) * 1j, torch.ones(8, 0), torch.ones(8), torch.ones(1, 2)]
+)
+def test_features_that_are_no_rows_of_real_numbers_are_named(wrong):
+    for name, pair in (("features_a", (wrong, features(8, 2))), ("features_b", (features(8, 2), wrong))):
+        with pytest.raises(ValueError, match=f"^{name}: got .*; finite real .n, d. with n of 2 or more and d of 1 or more is allowed$"):
+            quality.kid(*pair)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("resamples", 0), ("resamples", 1.5), ("resamples", -1), ("resamples", True), ("level", "x"), ("level", None), ("level", 1), ("seed", -1), ("seed", None)],
+)
+def test_settings_of_the_band_are_named(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: got {value!r}; .* allowed$"):
+        quality.kid(features(8, 2), features(8, 2), **{name: value})
+
+
 @pytest.mark.filterwarnings("ignore:Metric `InceptionScore`", "ignore:std")
 def test_class_score_at_its_ends_and_against_torchmetrics():
     from torchmetrics.image.inception import InceptionScore

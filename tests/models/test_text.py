@@ -1,11 +1,14 @@
 """Captions as tokens, captions one attribute apart, and the contrastive loss."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from frugal.models import faces, text
+from frugal import sample
+from frugal.models import faces, text, zoo
 
 
 def test_every_caption_is_made_of_known_words_and_fits():
@@ -68,3 +71,33 @@ def test_a_prompt_that_no_caption_could_be_is_refused(prompt, named):
     with pytest.raises(ValueError, match=named):
         text.check_words(prompt)
     text.check_words(faces.Faces("test")[0]["caption"])
+
+
+def test_prompts_become_the_numbers_that_the_library_pads_them_to():
+    said, words = [faces.Faces("test")[0]["caption"], ""], text.tokenizer()
+    assert torch.equal(text.prompt_tokens(words, said, text.LENGTH), text.tokens(said))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("a zebra, a unicorn and a sad face", "got 'zebra', 'unicorn', allowed"), ("<pad> face", "'<', 'pad', '>'"), ("a\nZebra", "got 'Zebra'"),
+        ("face " * 31, "33 tokens, allowed are at most 32"),
+    ],
+)  # fmt: skip
+def test_a_model_refuses_what_it_would_not_read_in_one_line(text_pipeline, prompt, named):
+    for model in (zoo.load(text_pipeline), zoo.load("faces-sd", device="cpu")):
+        with pytest.raises(ValueError, match=named) as refused:
+            sample(model, [0, 1], 2, prompts=["a sad face", prompt], guidance=2.0)
+        assert "\n" not in str(refused.value)
+        assert model.encode_text([" ".join(["face"] * 30), ""]).shape[:2] == (2, text.LENGTH)
+
+
+def test_a_tokenizer_without_a_token_for_the_unknown_is_held_to_the_length_alone(text_pipeline):
+    spelling = text.tokenizer().__class__(tokenizer_object=text.tokenizer().backend_tokenizer, eos_token="<end>", unk_token="<end>", pad_token="<pad>")
+    model = replace(zoo.load(text_pipeline), tokenizer=spelling)
+    assert model.encode_text(["a zebra"]).isfinite().all()
+    with pytest.raises(ValueError, match="33 tokens"):
+        model.encode_text(["zebra " * 31])
+    unread = replace(model, tokenizer=lambda texts, max_length, **_options: SimpleNamespace(input_ids=torch.zeros(len(texts), max_length).long()))
+    assert unread.encode_text(["any words " * 99]).isfinite().all()

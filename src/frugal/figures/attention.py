@@ -13,6 +13,7 @@ from ..models.mixture import Mixture
 from . import style
 from .sheets import _show
 from .style import About, Drawn
+from .words import listed
 
 CLEAR = 60.0  # dB from which nobody sees a difference
 KINDS = {"plain": "scores written out", "fused": "fused kernel", "projections": "linear maps around it"}
@@ -216,6 +217,17 @@ def twins(images: Mapping[str, Tensor], lost: pd.DataFrame, about: About, *, nam
         f"mean square; the line: 5 of 255); right, median and range of what is left after merging. Within the line: {', '.join(told)}."
     )
     return style.finish(figure, name, f"With a twin within 5 of 255: {', '.join(told)}.", caption, about)
+
+
+def merging_in_words(lost: pd.DataFrame) -> str:
+    """What merging leaves of each kind of image and which kind it harms more, ratio by ratio, from `redundancy.redundancy`."""
+    left = lost.assign(psnr=lost.psnr.clip(upper=CLEAR)).groupby(["kind", "ratio"], sort=False).psnr.median().unstack()
+    told = []
+    for kind, medians in left.iterrows():
+        decibels = [f"{value:.1f} dB{' or more' * (value == CLEAR)} at {ratio:.0%}" for ratio, value in medians.items()]
+        told.append(f"{kind} keep {', '.join(decibels)}")
+    most = [f"{kind} at {listed(rows.index)}" for kind, rows in left.T.groupby(left.idxmin(), sort=False)]
+    return f"By the median {'; '.join(told)}. The most is lost by {', by '.join(most)}."
 
 
 def trajectories(mixture: Mixture, about: About, *, noise: float = 2.0, count: int = 21, name: str = "04_figure_3.1") -> Drawn:

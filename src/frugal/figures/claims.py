@@ -20,9 +20,10 @@ MIDDLE = 0.5  # the ratio that the thesis finds best
 MARGINAL = 0.01  # a saving of time up to which it is called marginal
 
 
-def keep(name: str, measured: str, verdict: bool | str, scale: str = "quick") -> None:
-    """Glue what a chapter found of one statement; a smoke run passes no verdict."""
+def keep(name: str, measured: str, verdict: bool | str, scale: str = "quick", of: str = "") -> None:
+    """Glue what a chapter found of one statement; `of`: the few cases that the verdict is limited to. A smoke run passes none."""
     said = verdict if isinstance(verdict, str) else HOLDS if verdict else FAILS
+    said += f", of {of}" if of else ""
     glue_all({f"claim_{name}": measured, f"verdict_{name}": SMOKE if scale == "smoke" else said})
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..methods import samplers
+from ..methods import merging, samplers
 from ..models import drawing, faces, zoo
 from . import cost, records
 
@@ -54,6 +54,16 @@ def cross_attention(unet: nn.Module) -> Iterator[Maps]:
             stack.callback(layer.set_processor, layer.processor)
             layer.set_processor(Watched(layer.processor, found.setdefault(name, []).append))
         yield found
+
+
+def crossed_scales(unet: nn.Module) -> dict[int, list[str]]:
+    """The blocks with cross-attention by how much smaller than the network's input they work, for every scale of the network."""
+    scales: dict[int, list[str]] = {2**level: [] for level in range(len(unet.down_blocks))}
+    for layer in merging.self_attentions(unet):
+        block = layer.name.split(".attentions")[0]
+        if layer.block is not None and layer.block.attn2 is not None and block not in scales[layer.factor]:
+            scales[layer.factor].append(block)
+    return scales
 
 
 def averaged(found: Maps, rows: slice = slice(None), side: int = 16) -> Tensor:

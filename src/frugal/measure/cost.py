@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .memory import Memory, peak_memory
-from .quality import Estimate, median_interval
+from .quality import Estimate, _at_least, median_interval
 
 __all__ = [
     "Calls", "Memory", "Timing", "attention_layers", "attention_share", "count_calls", "detectable", "flops",
@@ -220,12 +220,17 @@ def layer_seconds(unet: nn.Module, *inputs, rounds: int = 7, warmup: int = 1, **
 
 @contextlib.contextmanager
 def count_calls(unet: nn.Module) -> Iterator[Calls]:
-    """Count the forward passes of a network and their rows by a hook on the network itself, whoever calls it."""
+    """Count the forward passes of a network and their rows by a hook on the network itself, whoever calls it.
+
+    A pass without a tensor has no rows. Raises ValueError for what is no module, such as a model around its network.
+    """
+    if not isinstance(unet, nn.Module):
+        raise ValueError(f"unet: got {type(unet).__name__}; a network (nn.Module), e.g. model.unet, is allowed")
     counted = Calls()
 
     def count(module, arguments, keywords):
         given = (*arguments, keywords.get("sample"), *keywords.values())
-        first = next(value for value in given if isinstance(value, Tensor) and value.ndim)
+        first = next((value for value in given if isinstance(value, Tensor) and value.ndim), ())
         counted.calls, counted.rows = counted.calls + 1, counted.rows + len(first)
 
     handle = unet.register_forward_pre_hook(count, with_kwargs=True)
@@ -271,8 +276,3 @@ def _relative_changes(baseline, changed) -> np.ndarray:
     if baseline.shape != changed.shape:
         raise ValueError(f"changed: got {changed.size} rounds; {baseline.size}, as in the baseline, are allowed")
     return changed / baseline - 1
-
-
-def _at_least(name: str, value: int, lowest: int) -> None:
-    if not isinstance(value, int) or value < lowest:
-        raise ValueError(f"{name}: got {value!r}; an integer of at least {lowest} is allowed")

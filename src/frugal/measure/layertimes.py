@@ -24,6 +24,7 @@ from . import alone, capacity, cost, records
 from .backends import BACKENDS, attending
 from .plan import MERGING, TIMESTEP, step_input
 
+MERGED = ("seed", "reuse")  # of merge_tokens, beside what predict_speedup names itself
 NETWORK_ROUNDS = 3  # a share within one step varies less than the step itself
 
 
@@ -97,17 +98,20 @@ def question(
     scale="quick", **options,
 ) -> Question:  # fmt: skip
     """The checked question of `predict_speedup`, which names the arguments; raises ValueError as it says."""
+    if unknown := sorted(set(options) - set(MERGED)):
+        allowed = f"its own arguments and merge_tokens' {' and '.join(MERGED)}"
+        raise ValueError(f"{', '.join(unknown)}: got an argument that predict_speedup does not have, allowed are {allowed}")
     unet, factor = _network(given)
-    for name, value in (("batch", batch), ("rounds", rounds), ("downsampling", downsampling or factor)):
+    factor = factor if downsampling is None else downsampling
+    for name, value in (("batch", batch), ("rounds", rounds), ("downsampling", factor)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: got {value!r}, allowed is a whole number from 1 on")
     if backend not in (None, *BACKENDS):
         raise ValueError(f"backend: got {backend!r}, allowed are {', '.join(BACKENDS)} and None, what the network does")
     options = options | {"layers": layers}
     merge_tokens(unet, ratio, method=method, **options).remove()  # refuses what it does not take
-    chosen, factor = tuple(merging.select(unet, layers)), int(downsampling or factor)
-    size = _size(unet, resolution, factor)
-    asked = Question(unet, method, float(ratio), size, factor, backend, chosen, batch, rounds, scale, options)
+    chosen, size = tuple(merging.select(unet, layers)), _size(unet, resolution, int(factor))
+    asked = Question(unet, method, float(ratio), size, int(factor), backend, chosen, batch, rounds, scale, options)
     if ratio > 0 and not any(int(ratio * math.prod(alone.grid(layer, size))) for layer in chosen):
         raise ValueError(f"ratio: got {ratio}, which removes none of the tokens of these layers at {_px(asked)}")
     if backend is not None and ratio > 0:

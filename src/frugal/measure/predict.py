@@ -75,7 +75,7 @@ def predict_speedup(
     downsampling: int | None = None,                   # pixels to a place of the network's input; None: see below
     rounds: int = 5,                                   # timings of the layers
     scale: str = "quick",                              # under which the records are kept
-    **options,                                         # the other parameters of merge_tokens, such as seed and reuse
+    **options,                                         # the other parameters of merge_tokens: seed and reuse
 ) -> Prediction:  # fmt: skip
     """Predict the speed-up of a denoising step by token merging, from times measured once on this machine.
 
@@ -84,8 +84,8 @@ def predict_speedup(
     smaller size, and `how` says so. Weights do not matter. `downsampling` of a bare UNet2DConditionModel is 8, of
     a bare UNet2DModel 1, of a model or pipeline what its autoencoder does. With `reuse` above 1 a matching's time is spread
     over its steps. Ratio 0 is 1 exactly, and nothing is measured.
-    Raises ValueError for what merge_tokens refuses, and for a resolution, backend, batch or downsampling that this
-    network or machine does not take. Source: Amdahl 1967; a merged layer's cost has matching and copies in it.
+    Raises ValueError for what merge_tokens refuses, an argument that neither has, and a resolution, backend, batch or
+    downsampling that this network or machine does not take. Source: Amdahl 1967; a merged layer's cost has matching and copies in it.
     """
     options |= {"layers": layers, "batch": batch, "downsampling": downsampling, "rounds": rounds, "scale": scale}
     question = layertimes.question(unet_or_model, method, ratio, resolution, backend, **options)

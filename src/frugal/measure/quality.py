@@ -5,6 +5,8 @@ Images are float32 [n, 3, H, W] in [0, 1]; features are [n, d], one row an image
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,12 +112,15 @@ def kid(features_a: Tensor, features_b: Tensor, level: float = 0.95, resamples: 
     """Kernel distance of two sets of features [n, d], n equal: all pairs, with a bootstrap band.
 
     Unbiased, so it may fall below 0; kernel (x.y / d + 1)^3. Resampling with replacement pairs a row with itself: such
-    pairs are left out, or the band would lie too high. Raises ValueError for unequal or too small sets.
+    pairs are left out, or the band would lie too high. Raises ValueError for unequal or too small sets, a level outside
+    (0, 1), no resamples and a seed below 0.
     Source: Binkowski et al. 2018, by torchmetrics.
     """
     from torchmetrics.image.kid import KernelInceptionDistance, poly_kernel
 
     _check_level(level)
+    _at_least("resamples", resamples, 1)
+    _at_least("seed", seed, 0)
     a, b = _features(features_a, features_b)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*save all extracted features.*")
@@ -181,8 +186,13 @@ def _resampled(k_aa: np.ndarray, k_bb: np.ndarray, k_ab: np.ndarray, resamples: 
 
 
 def _check_level(level: float) -> None:
-    if not 0 < level < 1:
+    if not isinstance(level, Real) or not 0 < level < 1:
         raise ValueError(f"level: got {level!r}; a number between 0 and 1, both excluded, is allowed")
+
+
+def _at_least(name: str, value: int, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < lowest:
+        raise ValueError(f"{name}: got {value!r}; an integer of at least {lowest} is allowed")
 
 
 def _pairs(a: Tensor, b: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -200,12 +210,21 @@ def _pairs(a: Tensor, b: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = (torch.as_tensor(features).detach().cpu().double() for features in (a, b))
-    for name, features in (("features_a", a), ("features_b", b)):
-        if features.ndim != 2 or len(features) < 2 or not bool(features.isfinite().all()):
-            raise ValueError(f"{name}: got shape {tuple(features.shape)}; finite [n, d] with n of 2 or more is allowed")
+    a, b = _finite_rows("features_a", a), _finite_rows("features_b", b)
     if a.shape != b.shape:
         raise ValueError(
             f"features_b: got shape {tuple(b.shape)}; only sets of equal n and d compare: {tuple(a.shape)}"
         )
     return a, b
+
+
+def _finite_rows(name: str, features: Any) -> Tensor:
+    """Features as a float64 tensor on the CPU."""
+    try:
+        rows = torch.as_tensor(features).detach().cpu()
+        got = f"{rows.dtype} of shape {tuple(rows.shape)}"
+        if not rows.is_complex() and rows.ndim == 2 and len(rows) > 1 and rows.shape[1] and bool(rows.isfinite().all()):
+            return rows.double()
+    except (TypeError, ValueError, RuntimeError):  # torch's words for None, text and ragged lists name no argument
+        got = f"{type(features).__name__} that is no array of numbers"
+    raise ValueError(f"{name}: got {got}; finite real [n, d] with n of 2 or more and d of 1 or more is allowed")

@@ -1,5 +1,7 @@
 """Captions as tokens, and `faces-clip`: an encoder of captions and one of faces, trained to agree (arXiv 2103.00020)."""
 
+import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -13,6 +15,7 @@ from . import faces, hub
 
 LENGTH = 32  # tokens of a caption, with its start and end; the longest needs 27
 SPECIAL = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unknown>"}
+WORD = re.compile(r"\w+|[^\w\s]+")  # what the tokenizer takes for one
 WIDTH, PATCH = 128, 8  # of both encoders; side of a patch of the image, in pixels
 
 
@@ -42,14 +45,35 @@ def tokens(captions: list[str]) -> Tensor:
     return tokenizer()(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
+def prompt_tokens(words: Callable, prompts: Sequence[str], length: int) -> Tensor:
+    """Numbers that a tokenizer gives prompts, padded for a text encoder: int64 [n, length].
+
+    Raises ValueError for words that it has no token for, and for a prompt of more than `length` tokens: an image would follow
+    neither, and not say so.
+    """
+    if unknown := unknown_words(words, prompts):
+        raise ValueError(f"prompts: got {', '.join(map(repr, unknown))}, allowed are words that the model's tokenizer knows")
+    rows = words(list(prompts), padding="max_length", max_length=length, truncation=False, verbose=False).input_ids
+    if (longest := max(map(len, rows), default=0)) > length:
+        raise ValueError(f"prompts: got one of {longest} tokens, allowed are at most {length}, its start and end among them")
+    return torch.as_tensor(rows)
+
+
+def unknown_words(words: Callable, prompts: Iterable[str]) -> list[str]:
+    """Words and signs of prompts that a tokenizer has no token for; none where nothing stands for the unknown, as in CLIP."""
+    unknown, pieces = getattr(words, "unk_token_id", None), list(dict.fromkeys(WORD.findall(" ".join(prompts))))
+    if not pieces or unknown in (None, getattr(words, "eos_token_id", None)):  # CLIP names the end, and spells what is new
+        return []
+    found = words(pieces, add_special_tokens=False).input_ids
+    return [piece for piece, numbers in zip(pieces, found, strict=True) if unknown in numbers]
+
+
 def check_words(prompt: str) -> None:
     """Raise ValueError for a prompt with words that no caption has, with none at all, or with more than fit."""
-    known = vocabulary()[len(SPECIAL) :]
-    pieces = [piece for piece, _ in tokenizer().backend_tokenizer.pre_tokenizer.pre_tokenize_str(prompt.lower())]
-    if unknown := [piece for piece in pieces if piece not in known]:
-        raise ValueError(f"{', '.join(known)} (unknown: {', '.join(unknown)})")
-    if not 0 < len(pieces) <= LENGTH - 2:
-        raise ValueError(f"1 to {LENGTH - 2} words, not {len(pieces)}")
+    if unknown := unknown_words(tokenizer(), [prompt]):
+        raise ValueError(f"{', '.join(vocabulary()[len(SPECIAL) :])} (unknown: {', '.join(unknown)})")
+    if not 0 < (count := len(WORD.findall(prompt))) <= LENGTH - 2:
+        raise ValueError(f"1 to {LENGTH - 2} words, not {count}")
 
 
 def build_clip() -> CLIPModel:

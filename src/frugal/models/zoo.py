@@ -106,14 +106,14 @@ class Model:
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """What cross-attention sees of each prompt: [n, tokens, channels]. "" is no prompt.
 
-        Raises ValueError for a model that has no text encoder.
+        Raises ValueError for a model that has no text encoder, and as `text.prompt_tokens` does.
         """
+        from .text import prompt_tokens
+
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError(f"prompts: model {self.name!r} has no text encoder to read them with")
-        length = self.text_encoder.config.max_position_embeddings
-        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-        numbers = self.tokenizer(list(prompts), **options).input_ids.to(self.device)
-        return self.text_encoder(input_ids=numbers).last_hidden_state
+        numbers = prompt_tokens(self.tokenizer, prompts, self.text_encoder.config.max_position_embeddings)
+        return self.text_encoder(input_ids=numbers.to(self.device)).last_hidden_state
 
     def parts(self) -> dict[str, nn.Module]:
         """The networks by name: "unet" and, where there are any, "vae" and "text_encoder"."""
