@@ -151,7 +151,7 @@ def _bound(run):
 def _by_size(shares: pd.Series, changes: dict[str, pd.DataFrame]) -> str:
     """Whether the larger network gains more, and whether its size or its share would explain that; `shares`: the smaller network's first."""
     small, large = (changes[model].loc[changes[model].change.idxmin()] for model in shares.index)
-    if small.low <= large.high and large.low <= small.high:
+    if not (small.low > large.high or large.low > small.high):
         return f"{OPEN}: the two gains cannot be told apart"
     if small.change < large.change:
         return f"{FAILS}: the larger network gains less, or loses more"
