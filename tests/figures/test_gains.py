@@ -39,10 +39,12 @@ def test_bars_add_up_to_a_step_and_costs_go_beyond_it(about):
 
 def test_points_are_drawn_against_what_was_predicted(about):
     points = pd.DataFrame({"resolution": [512, 768], "backend": ["fused", "math"], "ratio": [0.25, 0.5], "measured": [0.1, 0.3],
-                           "low": [0.09, 0.28], "high": [0.11, 0.33], "predicted": [0.12, 0.3], "flops": [0.05, 0.1], "device": "a"})
+                           "low": [0.09, 0.28], "high": [0.11, 0.33], "predicted": [0.12, 0.3], "flops": [0.05, 0.1], "rounds": 3, "way": "tome, reuse 1", "device": "a"})
     drawn = gains.prediction_against_measurement(points, about)
     ours, theirs = drawn.figure.axes
     assert "median error 1.0 points" in ours.get_title("left") and "median error 12.5 points" in theirs.get_title("left")
+    both = gains.prediction_against_measurement(pd.concat([points, points.assign(device="b")], ignore_index=True), about).caption
+    assert "`tome, reuse 1`, at 2 points on 2 devices" in both and "Bars: 95 % of 3 paired rounds a point" in both
     wrong = points.assign(predicted=[-0.1, 0.3])
     assert "largest error 20.0 points, the right sign at 1 of the 2 points" in gains.prediction_against_measurement(wrong, about).caption
 
@@ -82,6 +84,9 @@ def test_what_governs_the_gain_is_said_from_the_tables(about):
     tokens = layers(tokens=[64, 128, 256], speedup=[0.5, 1.0, 2.0], ideal=[2.0, 2.0, 2.0])
     widths = layers(channels=[40, 160], speedup=[1.0, 4.0], ideal=[2.0, 2.0])
     over = gains.doublings(tokens, widths)
-    assert np.allclose([over["tokens"], over["parameters"]], [(2, 1), (2**0.5, 1)])  # 16 times the parameters: 4 doublings
-    assert "twice the parameters multiply it by 1.41 (1.00 without overhead)" in gains.governed(over)
+    found = [(x.measured, x.ideal) for x in (over["tokens"], over["parameters"])]
+    assert np.allclose(found, [(2, 1), (2**0.5, 1)])  # 16 times the parameters: 4 doublings
+    steep = (1.2 / 0.9) ** 0.25  # bars from 0.9 to 1.2 of the value, the line turned as far as they allow
+    assert np.allclose([over["parameters"].low, over["parameters"].high], [2**0.5 / steep, 2**0.5 * steep])
+    assert "twice the parameters multiply it by 1.41 (1.32 to 1.52 within the bars), 1.00 without overhead" in gains.governed(over)
     assert len(gains.governs(tokens, widths, about).figure.axes) == 2

@@ -7,6 +7,8 @@ import pytest
 
 from frugal.figures import gains_tables
 from frugal.figures.claims import NOT_MEASURED, OPEN
+from frugal.figures.gains import Doubling
+from frugal.figures.style import About
 from frugal.measure import gains as measured
 from frugal.measure.predict import Prediction
 
@@ -28,10 +30,11 @@ def whole(*rows):
 
 
 def test_what_chapter_5_measured_stands_beside_the_bound():
-    found = [("one", prediction(1.2, 0.3)), ("two", prediction(1.1, 0.1)), ("three", prediction(1.1, 0.1))]
-    measured = pd.DataFrame({"model": ["one", "two"], "change": [-0.2, -0.5], "low": [-0.25, -0.6], "high": [-0.1, -0.4]})
-    *_, one, two = gains_tables.beside_bound(found, measured).splitlines()
-    assert one == "| `one` | 1.25x (1.11 to 1.33) | 1.43x | within the bound |" and "| 1.11x | above it" in two
+    found = [("one", prediction(1.2, 0.3)), ("two", prediction(1.1, 0.1)), ("three", prediction(1.1, 0.0097)), ("four", prediction(1.1, 0.1))]
+    measured = pd.DataFrame({"model": ["one", "two", "three"], "change": [-0.2, -0.5, -0.0125], "low": [-0.25, -0.6, -0.02], "high": [-0.1, -0.4, 0.0]})
+    *_, one, two, three = gains_tables.beside_bound(found, measured).splitlines()
+    assert one == "| `one` | 1.250x (1.111 to 1.333) | 1.429x | within the bound |" and "| 1.111x | above it" in two
+    assert three == "| `three` | 1.013x (1.000 to 1.020) | 1.010x | not told apart from the bound |"
     assert "has not run here" in gains_tables.beside_bound(found, measured[:0])
 
 
@@ -61,17 +64,21 @@ def test_a_factor_of_two_is_said_to_be_within_reach_only_where_it_is():
 
 def test_the_prediction_is_scored_by_more_than_its_median():
     points = pd.DataFrame({"resolution": [384, 512, 768], "backend": "math", "ratio": [0.6, 0.5, 0.3], "measured": [-0.52, -0.086, 0.2],
-                           "low": [-0.6, -0.1, 0.19], "high": [-0.5, 0.03, 0.21], "predicted": [-0.22, 0.04, 0.21], "device": "a card"})
+                           "low": [-0.6, -0.1, 0.19], "high": [-0.5, 0.03, 0.21], "predicted": [-0.22, 0.04, 0.21], "device": "a card", "way": "tome, reuse 1"})
     said = gains_tables.scored(points)
+    assert said.startswith("Scored is the prediction of `tome, reuse 1`, at 3 points on 1 device. That of the default, `weighted, reuse 2`,")
+    assert "default" not in gains_tables.scored(points.assign(way="weighted, reuse 2"))
     assert "the median error is 12.6 points of a step's time; 2 of 3 are above 5, the largest is 30.0 (384 px, math attention, 60% merged" in said
     assert "predicted 22% added, measured 52% added" in said and "foretold at 2 of the 2 points" in said  # at 512 px nothing is sure
     assert "Less is saved than foretold at 3, more at 0." in said
     assert "foretold at 1 of the 2 points" in gains_tables.scored(points.assign(predicted=[0.1, 0.04, 0.2]))
 
 
-def test_the_size_of_the_model_is_judged_by_its_parameters():
-    assert gains_tables.claim_governed({"tokens": (2, 1), "parameters": (2**0.5, 1)})[1] is False
-    assert gains_tables.claim_governed({"tokens": (1.1, 1.1), "parameters": (1.2, 1.2)})[1] is True
+@pytest.mark.parametrize(("tokens", "parameters", "verdict"), [(1.5, 1.0, "does not hold"), (1.0, 1.2, "holds"), (1.1, 1.05, "open")])
+def test_the_size_of_the_model_is_judged_by_the_parameters_of_one_layer(tokens, parameters, verdict):
+    over = {what: Doubling(x, x - 0.05, x + 0.05, 1.0) for what, x in (("tokens", tokens), ("parameters", parameters))}
+    told, found = gains_tables.claim_governed(over, About("quick", "a machine"))
+    assert f"parameters multiply it by {parameters:.2f} (" in told and found == f"{verdict} of one layer (on this machine, a machine)"
 
 
 def test_merged_with_fused_attention_is_no_slower_than_with_math_where_its_layers_are_not():
@@ -99,6 +106,9 @@ def test_less_memory_is_judged_at_the_ratios_around_that_of_the_claim(less, verd
     assert told.startswith(f"math attention: {less - 0.5:.1f}x to {less:.1f}x less at 50%, ") and told.endswith("x less at 75%, 512 px to 1024 px (x; y)")
     assert found.startswith(verdict) and found.endswith("with math attention; what the images lose is not judged here")
     assert gains_tables.claim_memory(peaks[:0]) == (NOT_MEASURED, OPEN)
+    own = pd.DataFrame({"model": ["one", "two"], "ratio": 0.9, "more": [1.2, 0.9]})
+    beside = "merging 90% raises it in 1 of 2 runs of chapter 5's networks, 0.90x to 1.20x of the untouched peak"
+    assert gains_tables.claim_memory(peaks, own) == (f"{told}; {beside}", found)
 
 
 def test_fused_attention_alone_stands_beside_what_it_gives_with_merging():

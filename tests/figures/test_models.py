@@ -52,6 +52,15 @@ def test_tables_give_what_the_cards_say(card):
     assert lines[2] == "| sharp | 31.5 | at least 31 | yes | at least 36 | no |" and lines[3].startswith("| shown alone | 0.5 |")
 
 
+def test_a_bound_inside_the_band_of_its_mark_is_not_told_apart(card):
+    about = {"at_least": False, "goal": None, "reached": True}
+    kid = [about | {"what": "KID, below test faces blurred by 1 px", "value": 0.5, "bound": 0.7}]
+    band = lambda high: [about | {"what": f"KID, {end} end of its 95 % band", "value": value, "bound": None} for end, value in (("lower", 0.1), ("upper", high))]
+    first = lambda marks: models.marks(card | {"marks": marks}).splitlines()[2]
+    assert first(kid + band(1.1)).endswith("| at most 0.7 | yes, not told apart |  |  |")
+    assert first(kid + band(0.6)).endswith("| yes |  |  |") and first(kid).endswith("| yes |  |  |")
+
+
 def test_energy_says_of_which_part_of_the_training_it_is(card):
     told = lambda device, **more: models.provenance({"faces-ddpm": card | {"device": device} | more})
     assert "| a chip, 1 thread, then a GPU | 1.500 kWh, of the part on a GPU alone |" in told("a chip, 1 threads, then a GPU", joules=5.4e6)
@@ -68,7 +77,7 @@ def test_a_missed_bound_is_named(card):
 def test_what_a_taught_network_loses_is_its_mark(card):
     kept = lambda value: {"faces-ddpm-draft": card | {"marks": [card["marks"][1] | {"what": "accepted, of faces-ddpm's", "value": value}]}}
     text, verdict = models.claim_taught(kept(0.045))
-    assert "5,000 further faces, has 0.045 times" in text and verdict.startswith("holds of a network of fewer parameters")
+    assert "5,000 further faces, has 0.045 times" in text and verdict.startswith("holds of a network of fewer parameters, trained for 120 minutes;")
     assert models.claim_taught(kept(1.2))[1].startswith("does not hold") and models.claim_taught({})[1] == "open"
 
 

@@ -181,7 +181,7 @@ def test_section_4_3_and_the_bound_tell_their_medians(about):
     )
     assert "faces-ddpm 10 to 20 ms" in timing.iteration_times(iterations, about).alt
     memory = pd.DataFrame({"model": "faces-ddpm", "weights": "embedded", "ratio": [0.0, 0.5], "bytes": [2**20, 2**21]})
-    assert "faces-ddpm 1 to 2 MiB" in timing.peak_memory(memory, about).alt
+    assert "faces-ddpm 1 to 2 MiB" in timing.peak_memory(memory, about).alt and "One measured value a bar" in timing.peak_memory(memory, about).caption
     shares = pd.DataFrame({"model": ["ddpm", "ldm"], "share": [0.007, 0.127]})
     assert "ldm 12.7%" in timing.attention_bound(shares, about).alt
 

@@ -43,6 +43,13 @@ def test_the_thesis_s_reading_is_seen_only_where_it_is(times):
     assert words.near_half(found(times[times.ratio != 0.5], "ldm-celebahq-256")).startswith("open")
 
 
+def test_peaks_say_where_merging_raises_them():
+    memory = pd.DataFrame({"model": ["one", "one", "two", "two"], "ratio": [0.0, 0.9] * 2, "bytes": [2**20, 2**21, 2**21, 2**20]})
+    first, _, *lines = words.peaks(memory).splitlines()
+    assert first == "Merging raises the peak in 1 of 2 cases, each measured once:"
+    assert lines[0] == "* **one**: 1 MiB untouched, 2 MiB with 90% merged (+100%)" and lines[1].endswith("1 MiB with 90% merged (−50%)")
+
+
 def test_readings_say_what_is_seen_or_not(times):
     asked, *models = words.readings(timing.effects(times)).splitlines()
     assert asked.startswith("Less time near 50% only (taken as 40% to 60%)") and "timed whole" in asked

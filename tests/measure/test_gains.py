@@ -82,10 +82,23 @@ def test_what_chapter_5_measured_is_read_round_by_round(store):
     about = {"name": "one", "weights": "random", "weights_hash": "x", "revision": None}
     for k, merged in enumerate((0.9, 0.8, 0.7)):
         found = {gains.label(0): {"unit": "s", "values": [1.0]}, gains.label(0.5): {"unit": "s", "values": [merged]}}
-        records.measure("time", "network", {"divisor": 1, "ratios": [0.0, 0.5], "round": k}, lambda found=found: found, scale="quick", model=about)
+        asked = {"divisor": 1, "ratios": [0.0, 0.5], "round": k, "method": "tome"}
+        records.measure("time", "network", asked, lambda found=found: found, scale="quick", model=about)
+        other = found | {gains.label(0.5): {"unit": "s", "values": [3.0]}}
+        records.measure("time", "network", asked | {"method": "prune"}, lambda other=other: other, scale="quick", model=about)
     [row] = gains.of_experiments(0.5).to_dict("records")
     assert row["model"] == "one" and row["change"] == pytest.approx(-0.2) and row["low"] <= row["change"] <= row["high"]
     assert gains.of_experiments(0.3).empty and gains.of_experiments(0.5, "thesis").empty
+
+
+def test_peaks_of_chapter_5_are_of_the_published_method_alone(store):
+    assert gains.peaks_of_experiments().empty
+    about = {"name": "one", "weights": "random", "weights_hash": "x", "revision": None}
+    for method, ratio, extra in (("tome", 0.0, 100.0), ("tome", 0.9, 120.0), ("prune", 0.0, 100.0), ("prune", 0.9, 50.0)):
+        asked = {"divisor": 1, "ratio": ratio, "method": method}
+        records.measure("memory", "memory", asked, lambda extra=extra: {"extra": {"unit": "B", "values": [extra]}}, scale="quick", model=about)
+    [row] = gains.peaks_of_experiments().to_dict("records")
+    assert row == {"model": "one", "ratio": 0.9, "more": pytest.approx(1.2)}
 
 
 def test_predictions_follow_the_plan_and_know_published_from_embedded(monkeypatch):
@@ -104,9 +117,13 @@ def test_held_out_points_come_from_this_machine_before_others(store, monkeypatch
     points = [{"resolution": 512, "backend": "fused", "ratio": 0.5}]
     values = {name: {"unit": "1", "values": [0.1]} for name in ("measured", "low", "high", "predicted", "flops")}
     for name in ("a", "b"):
-        records.measure("time", "prediction-score", {"points": points, "by": name}, lambda: values, scale="quick")
+        records.measure("time", "prediction-score", {"points": points, "by": name, "method": "tome"}, lambda: values, scale="quick")
+    timed = {"plain": {"unit": "s", "values": [1.0]}}
+    for backend, rounds in (("fused", 5), ("math", 9)):
+        records.measure("time", "prediction-held-out", {"size": [64, 64], "backend": backend, "rounds": rounds}, lambda: timed, scale="quick")
     [row] = gains.held_out().to_dict("records")
     assert (row["resolution"], row["predicted"], row["series"]) == (512, 0.1, "here")
+    assert (row["way"], row["rounds"]) == ("tome, reuse 1", 5)
 
 
 def test_plans_ask_for_what_can_be_told_apart():

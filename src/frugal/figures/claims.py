@@ -3,21 +3,27 @@
 `book/claims.csv` lists them all; a chapter glues what it measured under `claim_NAME` and `verdict_NAME`.
 """
 
+from collections import Counter
+from types import SimpleNamespace
+
 import pandas as pd
 
+from ..measure import growth
 from ..measure.plan import EMBEDDED, PUBLISHED
 from ..methods.merging import self_attentions
 from ..models import zoo
+from . import shipped
 from . import times as timing
 from .glue import glue_all
 from .shares import holds, intervals
-from .style import SMOKE
+from .style import SMOKE, About
 from .words import NEAR_HALF, QUARTER, UNSURE, listed, near_half, percent, span, with_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 NOT_MEASURED = "not measured in this run"
 MIDDLE = 0.5  # the ratio that the thesis finds best
 MARGINAL = 0.01  # a saving of time up to which it is called marginal
+SQUARED = 1.9  # the power of the tokens from which growth is called about their square
 
 
 def keep(name: str, measured: str, verdict: bool | str, scale: str = "quick", of: str = "") -> None:
@@ -30,11 +36,38 @@ def keep(name: str, measured: str, verdict: bool | str, scale: str = "quick", of
 def against(run) -> dict[str, str]:
     """{"claim_NAME": measurement, "verdict_NAME": verdict} for every statement, from an `experiments.Run`."""
     found: dict[str, str] = {}
+    reference = shipped.of_models(timing.reference(), list(PUBLISHED), together=True)
+    there = {device: _there(run, times) for device, times in reference.groupby("device")}
     for name, judge in CLAIMS.items():
         measured, verdict = judge(run) or (NOT_MEASURED, OPEN)
+        if name in OF_TIMES and measured != NOT_MEASURED:
+            verdict = f"{verdict} ({on_this(About.of(run))}){_also(judge, there)}"
         found[f"claim_{name}"] = measured
         found[f"verdict_{name}"] = SMOKE if run.request.scale == "smoke" else verdict
     return found
+
+
+def on_this(about: About) -> str:
+    """What limits a verdict that rests on times of this machine."""
+    return f"on this machine, {about.device}"
+
+
+def _there(run, times: pd.DataFrame) -> SimpleNamespace:
+    """What the judges of times take, of another device: the steps were timed there, nothing was decoded or drawn."""
+    return SimpleNamespace(seconds=times, decode=run.decode[:0], attention=run.attention, trained=[])
+
+
+def _also(judge, there: dict[str, SimpleNamespace]) -> str:
+    """What shipped times of the published pair say of the same claim, without the reasons; a device's settings are counted."""
+    verdicts: dict[str, Counter] = {}
+    for device, run in there.items():
+        if found := judge(run):
+            verdicts.setdefault(device.partition(",")[0], Counter())[found[1].partition(":")[0]] += 1
+    told = {
+        name: f"{', '.join(f'{verdict} in {n}' for verdict, n in counts.items())} of {counts.total()} settings"
+        for name, counts in verdicts.items()
+    }
+    return "".join(f"; on {name}, shipped: {text}" for name, text in told.items())
 
 
 def _pair(run, found: pd.DataFrame | None = None) -> bool:
@@ -107,15 +140,24 @@ def _slower(run):
 
 
 def _bound(run):
-    if _pair(run):
+    if (changes := _published_changes(run)) and _pair(run):
         rows = run.attention.set_index("model").loc[list(PUBLISHED)]
         told = {
             row.Index: f"attention is {100 * row.share:.3g}% of the FLOPs of {row.parameters / 1e6:.1f} M parameters"
             for row in rows.itertuples()
         }
-        few, many = (rows.share[rows.parameters == f(rows.parameters)].iloc[0] for f in (min, max))
-        verdict = f"{FAILS}: attention's share bounds the gain, and the larger network has the larger share"
-        return _each(told), verdict if many > few else "consistent: the smaller share is the larger network's"
+        return f"{_each(told)}; best {_best_of(changes)}", _by_size(rows.sort_values("parameters").share, changes)
+
+
+def _by_size(shares: pd.Series, changes: dict[str, pd.DataFrame]) -> str:
+    """Whether the larger network gains more, and whether its size or its share would explain that; `shares`: the smaller network's first."""
+    small, large = (changes[model].loc[changes[model].change.idxmin()] for model in shares.index)
+    if not (small.low > large.high or large.low > small.high):
+        return f"{OPEN}: the two gains cannot be told apart"
+    if small.change < large.change:
+        return f"{FAILS}: the larger network gains less, or loses more"
+    together = shares.iloc[1] > shares.iloc[0]
+    return f"{OPEN}: size and attention's share go together in this pair" if together else f"{HOLDS}: the larger network gains more, at a smaller share"
 
 
 def _decay(run):
@@ -125,18 +167,33 @@ def _decay(run):
     told = {f"{row.model}, {row.metric.upper()}": row.better for row in fits.itertuples()}
     verdicts = {"exponential": HOLDS, "linear": f"{FAILS}: a line fits better"}
     forms = set(told.values())
-    verdict = verdicts.get(*forms, f"{OPEN}: the two forms cannot be told apart") if len(forms) == 1 else "mixed"
+    verdict = f"{OPEN}: which form fits better differs"
+    if len(forms) == 1:
+        verdict = verdicts.get(*forms, f"{OPEN}: the two forms cannot be told apart")
     if verdict == HOLDS and not ((fits.b > 0) & (fits.c > 0)).all():
         verdict = f"{FAILS}: the fall steepens, a decay flattens"
-    return f"better fit {_each(told)}", verdict
+    return f"better fit {_each(told)}{_rises(run.quality, fits)}", verdict
+
+
+def _rises(quality: pd.DataFrame, fits: pd.DataFrame) -> str:
+    """Where the mean quality is higher than at the ratio before, which is no fall of any form."""
+    told = []
+    for row in fits.itertuples():
+        means = quality[(quality.model == row.model) & (quality.ratio > 0)].groupby("ratio")[row.metric].mean()
+        up = means.index[means.diff() > 0]
+        told += [f"; the mean rises to {listed(up)} ({row.model}, {row.metric.upper()})"] if len(up) else []
+    return "".join(told)
 
 
 def _share(run, limits):
     """The latent model's share of the pixel model's time where both were timed whole, and how often it lies between two limits."""
     if not _pair(run):
         return None
-    decoding = float(run.decode[run.decode.model == PUBLISHED[1]].seconds.median())
-    without, including = (intervals(run.seconds, *PUBLISHED, added) for added in (0.0, decoding))
+    without = intervals(run.seconds, *PUBLISHED)
+    decode = run.decode[run.decode.model == PUBLISHED[1]]
+    if not len(decode):
+        return f"{_spread(without)} of the time at {listed(without.index)}", holds(without, *limits).removeprefix("is ")
+    including = intervals(run.seconds, *PUBLISHED, float(decode.seconds.median()))
     verdict = f"{holds(without, *limits)}; with decoding it {holds(including, *limits)}".removeprefix("is ")
     return f"{_spread(without)} of the time at {listed(without.index)}, {_spread(including)} with decoding", verdict
 
@@ -182,9 +239,12 @@ def _ten_times(run):
 
 def _square(run):
     if _pair(run):
-        rows = run.attention.set_index("model").share.loc[list(PUBLISHED)]
-        told = _each({model: f"{100 * share:.3g}% of the FLOPs" for model, share in rows.items()})
-        return f"attention with its linear maps, outside of which nothing grows so: {told}", f"{FAILS} for the networks" if (rows < 0.5).all() else HOLDS
+        powers = {name: growth.exponents(zoo.architecture(name)["unet"]) for name in PUBLISHED}
+        parts = {"products": "attention's two products", "attention": "attention with its linear maps", "network": "the whole network"}
+        told = {name: ", ".join(f"{found[part]:.2f} of {text}" for part, text in parts.items()) for name, found in powers.items()}
+        squared = [text for part, text in parts.items() if all(found[part] >= SQUARED for found in powers.values())]
+        verdict = HOLDS if parts["network"] in squared else f"{HOLDS} of {squared[-1]} alone" if squared else FAILS
+        return f"power of the tokens with which FLOPs grow, up to {growth.TIMES[-1]} times the side: {_each(told)}", verdict
 
 
 def _tokens(run):
@@ -208,3 +268,4 @@ CLAIMS = {
     "slower": _slower, "bound": _bound, "decay": _decay, "half": _half, "saved": _saved, "worth": _worth,
     "best": _best, "ten_times": _ten_times, "square": _square, "tokens": _tokens,
 }  # fmt: skip
+OF_TIMES = ("near_half", "marginal", "slower", "bound", "half", "saved", "worth", "best")  # rest on what this machine timed

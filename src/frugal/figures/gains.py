@@ -4,14 +4,14 @@ Its tables and sentences are those of `gains_tables`.
 """
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from ..measure.gains import errors
 from ..measure.predict import Prediction
-from . import style
+from . import style, words
 from .style import About, Drawn
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.2}
@@ -68,15 +68,26 @@ def prediction_against_measurement(points: pd.DataFrame, about: About, *, name: 
     nothing = "; ".join(f"{100 * some.measured.abs().median():.1f} points on {device}" for device, some in devices.items())
     missed = "; ".join(_missed(device, some) for device, some in devices.items())
     caption = (
-        f"Stable Diffusion v1-5's network with random weights at points that were written down before any was measured, {len(points)} in all: ratios "
+        f"Stable Diffusion v1-5's network with random weights, {scored_way(points)}, at {scored_points(points)}, written down before any was measured: ratios "
         f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. "
         f"The median error of whoever says that nothing changes is {nothing}. Of predict_speedup, {missed}. "
-        "Dashed: as predicted. Bars: 95 % of paired rounds."
+        f"Dashed: as predicted. Bars: 95 % of {words.span(points.rounds, str)} paired rounds a point; of three that is all of them."
     )
     predicted, flops = (100 * errors(points, column).median for column in ("predicted", "flops"))
     median = f"median errors {predicted:.1f} points, and {flops:.1f} by FLOPs alone"
     alt = f"Measured against predicted time saved; {median}. Of predict_speedup, {missed}."
     return style.finish(figure, name, alt, caption, replace(about, device=f"{', '.join(devices)}, float32"))  # where the points were measured
+
+
+def scored_way(points: pd.DataFrame) -> str:
+    """The ways of merging that some points of `gains.held_out` are of."""
+    return " and ".join(f"`{way}`" for way in points.way.unique())
+
+
+def scored_points(points: pd.DataFrame) -> str:
+    """How many points, and on how many devices, in words."""
+    places, devices = len(points[["resolution", "backend", "ratio"]].drop_duplicates()), points.device.nunique()
+    return f"{places} points on {devices} device{'s' if devices > 1 else ''}"
 
 
 def _missed(device: str, points: pd.DataFrame) -> str:
@@ -191,20 +202,32 @@ def governs(tokens: pd.DataFrame, widths: pd.DataFrame, about: About, *, name: s
     return style.finish(figure, name, f"Two curves of speed-up. {governed(doublings(tokens, widths))}", caption, about)
 
 
-def doublings(tokens: pd.DataFrame, widths: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """By how much twice the tokens, and twice the parameters, multiply the layer's speed-up: as measured, and without overhead.
+@dataclass(frozen=True)
+class Doubling:
+    """By how much twice of something multiplies a layer's speed-up: as measured, its ends, and without overhead."""
+
+    measured: float
+    low: float  # where every point lies at the end of its interval that makes the slope least
+    high: float
+    ideal: float
+
+
+def doublings(tokens: pd.DataFrame, widths: pd.DataFrame) -> dict[str, Doubling]:
+    """By how much twice the tokens, and twice the parameters, multiply the layer's speed-up.
 
     Slopes of straight lines through the logarithms. A layer's parameters grow with the square of its channels.
     """
     found = {}
     for what, rows, column, power in (("tokens", tokens, "tokens", 1), ("parameters", widths, "channels", 2)):
         some = rows[rows.way == rows.way.iloc[0]]
-        at = power * np.log(some[column])
-        found[what] = tuple(2 ** float(np.polyfit(at, np.log(some[values]), 1)[0]) for values in ("speedup", "ideal"))
+        at = power * np.log(some[column].to_numpy(float))
+        raises = at > at.mean()  # the slope, where the point lies higher
+        ends = [np.where(raises, some[up], some[down]) for up, down in (("speedup_low", "speedup_high"), ("speedup_high", "speedup_low"))]
+        found[what] = Doubling(*(2 ** float(np.polyfit(at, np.log(values), 1)[0]) for values in (some.speedup, *ends, some.ideal)))
     return found
 
 
-def governed(over: dict[str, tuple[float, float]]) -> str:
+def governed(over: dict[str, Doubling]) -> str:
     """`doublings` in words."""
-    told = [f"twice the {what} multiply it by {own:.2f} ({ideal:.2f} without overhead)" for what, (own, ideal) in over.items()]
+    told = [f"twice the {what} multiply it by {x.measured:.2f} ({x.low:.2f} to {x.high:.2f} within the bars), {x.ideal:.2f} without overhead" for what, x in over.items()]
     return f"The layer's speed-up: {'; '.join(told)}."

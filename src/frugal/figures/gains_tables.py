@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ..measure import gains
+from ..measure import gains, merging_layer, thesis
 from ..measure.predict import Prediction
 from . import words
-from .claims import FAILS, HOLDS, NOT_MEASURED, OPEN
-from .gains import governed
+from .claims import FAILS, HOLDS, NOT_MEASURED, OPEN, on_this
+from .gains import Doubling, governed, scored_points, scored_way
+from .style import About
 from .tables import markdown
 
 CLAIMED = 0.6  # of the tokens: up to which the method's paper merges
@@ -54,17 +55,25 @@ def beside_bound(found: list[tuple[str, Prediction]], measured: pd.DataFrame) ->
     for name, p in found:
         if row := changes.get(name):
             gained, low, high = (1 / (1 + change) for change in (row.change, row.high, row.low))
-            above = "above it: the layers took a larger share when chapter 5 ran than when they were timed here"
-            verdict = "within the bound" if low <= p.bound else above
-            rows.append((f"`{name}`", f"{gained:.2f}x ({low:.2f} to {high:.2f})", f"{p.bound:.2f}x", verdict))
+            rows.append((f"`{name}`", f"{gained:.3f}x ({low:.3f} to {high:.3f})", f"{p.bound:.3f}x", _beside(low, high, p.bound)))
     if not rows:
         return "Chapter 5 measures the published method on these networks; it has not run here at this ratio."
-    return markdown(["network", f"measured at {found[0][1].ratio:.0%}, `tome`, never reused (chapter 5)", "bound", ""], rows)
+    way = f"`{thesis.METHOD}`, never reused (chapter 5)"
+    return markdown(["network", f"measured at {found[0][1].ratio:.0%}, {way}", "bound", ""], rows)
+
+
+def _beside(low: float, high: float, bound: float) -> str:
+    """Where an interval of speed-ups lies beside a bound, which was timed in another run."""
+    if low > bound:
+        return "above it: the layers took a larger share when chapter 5 ran than when they were timed here"
+    return "within the bound" if high <= bound else "not told apart from the bound"
 
 
 def scored(points: pd.DataFrame) -> str:
-    """How far to trust the prediction, from `gains.held_out`: a line of Markdown for each device."""
-    lines = {}
+    """What was scored, and how far to trust the prediction, from `gains.held_out`: a sentence, and a line of Markdown for each device."""
+    lines, default = {}, merging_layer.way()
+    others = "" if default in set(points.way) else f" That of the default, `{default}`, which this chapter's tables predict, is not."
+    scores = f"Scored is the prediction of {scored_way(points)}, at {scored_points(points)}.{others}"
     for device, some in points.groupby("device", sort=False):
         found = gains.errors(some)
         worst = found.worst
@@ -76,7 +85,7 @@ def scored(points: pd.DataFrame) -> str:
             f"foretold at {found.right} of the {found.sure} points where the measurement leaves no doubt. "
             f"Less is saved than foretold at {found.over}, more at {found.points - found.over}."
         )
-    return words.bullets(lines)
+    return f"{scores}\n\n{words.bullets(lines)}"
 
 
 def _saved(share: float) -> str:
@@ -171,9 +180,11 @@ def _together(math: Prediction, fused: Prediction) -> float:
     return math.seconds_before / (outside + left)
 
 
-def claim_governed(over: dict[str, tuple[float, float]]) -> tuple[str, bool]:
-    """The thesis's size of the model: whether more parameters raise the gain as much as more tokens do."""
-    return governed(over), over["parameters"][0] >= over["tokens"][0]
+def claim_governed(over: dict[str, Doubling], about: About) -> tuple[str, str]:
+    """The thesis's size of the model: whether more parameters raise the gain of a layer as much as more tokens do."""
+    parameters, tokens = over["parameters"], over["tokens"]
+    verdict = FAILS if parameters.high < tokens.low else HOLDS if parameters.low >= tokens.high else OPEN
+    return governed(over), f"{verdict} of one layer ({on_this(about)})"
 
 
 def claim_twice(whole: pd.DataFrame) -> tuple[str, str]:
@@ -188,8 +199,11 @@ def claim_twice(whole: pd.DataFrame) -> tuple[str, str]:
     return _each_backend(whole, fastest)
 
 
-def claim_memory(peaks: pd.DataFrame) -> tuple[str, str]:
-    """Up to 5.6 times less memory at up to 60 %, from `gains.peaks`: the ratios next to that, and whether it lies between them."""
+def claim_memory(peaks: pd.DataFrame, own: pd.DataFrame | None = None) -> tuple[str, str]:
+    """Up to 5.6 times less memory at up to 60 %, from `gains.peaks`: the ratios next to that, and whether it lies between them.
+
+    own: of chapter 5's networks, from `gains.peaks_of_experiments`, which the statement is not about; they are told beside.
+    """
 
     def less(rows: pd.DataFrame) -> tuple[str, str]:
         below, above = rows[rows.ratio <= CLAIMED], rows[rows.ratio > CLAIMED]
@@ -201,9 +215,15 @@ def claim_memory(peaks: pd.DataFrame) -> tuple[str, str]:
         return f"{', '.join(told)}, {words.span(rows.pixels, '{} px'.format)}", verdict
 
     told, verdict = _each_backend(peaks, less)
+    beside = f"; {_peaks_beside(own)}" if own is not None and len(own) else ""
     if not len(peaks):
-        return told, verdict
-    return f"{told} ({'; '.join(peaks.device.unique())})", f"{verdict}; what the images lose is not judged here"
+        return f"{told}{beside}", verdict
+    return f"{told} ({'; '.join(peaks.device.unique())}){beside}", f"{verdict}; what the images lose is not judged here"
+
+
+def _peaks_beside(own: pd.DataFrame) -> str:
+    raised = f"raises it in {(own.more > 1).sum()} of {len(own)} runs of chapter 5's networks"
+    return f"merging {words.span(own.ratio, '{:.0%}'.format)} {raised}, {words.span(own.more, '{:.2f}x'.format)} of the untouched peak"
 
 
 def claim_xformers(whole: pd.DataFrame) -> tuple[str, str]:

@@ -117,11 +117,21 @@ def claim_taught(found: Mapping[str, dict]) -> tuple[str, bool | str]:
         return "no network distilled to fewer steps is part of this book", "open"
     loses = "holds" if kept[0] < 1 else "does not hold"
     trained = f"a smaller network trained on the predictions of faces-ddpm, with {card['images']:,} further faces"
-    return f"{trained}, has {kept[0]:.2g} times its share of accepted images", f"{loses} of a network of fewer parameters; not measured of one of fewer steps"
+    return f"{trained}, has {kept[0]:.2g} times its share of accepted images", f"{loses} of a network of fewer parameters, trained for {card['seconds'] / 60:.0f} minutes; not measured of one of fewer steps"
 
 
 def marks(card: dict) -> str:
     """The marks of one card as a Markdown table, those first that have a bound or a goal."""
     told = sorted(card.get("marks", ()), key=lambda mark: mark["bound"] is None and mark.get("goal") is None)
-    head = ["mark", "value", "bound", "reached", "goal", "finished"]
-    return markdown(head, [(mark["what"], f"{mark['value']:.4g}", *cards.limits(mark)) for mark in told])
+    head, rows = ["mark", "value", "bound", "reached", "goal", "finished"], []
+    for mark in told:
+        bound, reached, *rest = cards.limits(mark)
+        rows.append((mark["what"], f"{mark['value']:.4g}", bound, f"{reached}{_untold(mark, card)}", *rest))
+    return markdown(head, rows)
+
+
+def _untold(mark: dict, card: dict) -> str:
+    """What is added where a mark's band, which the card holds as marks of their own, covers its bound."""
+    band = {end: m["value"] for m in card["marks"] for end in ("lower", "upper") if m["what"] == f"KID, {end} end of its 95 % band"}
+    covered = len(band) == 2 and mark["bound"] is not None and band["lower"] <= mark["bound"] <= band["upper"]
+    return ", not told apart" if covered and mark["what"].startswith("KID, below") else ""

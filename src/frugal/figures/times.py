@@ -254,7 +254,7 @@ def peak_memory(memory: pd.DataFrame, about: About, *, name: str = "05_section_4
     told = "; ".join(f"{model} {words.span(rows[model], '{:.4g}'.format)} MiB" for model in models)
     caption = (
         f"Peak memory of one network step above what is loaded (fresh process on a CPU, allocator on CUDA), "
-        f"{style.weights_of(memory)} weights."
+        f"{style.weights_of(memory)} weights. One measured value a bar."
     )
     return style.finish(figure, name, f"Peak memory by ratio: {told}.", caption, about)
 

@@ -167,6 +167,18 @@ def against_the_data(changes: pd.DataFrame) -> str:
     return bullets(lines)
 
 
+def peaks(memory: pd.DataFrame) -> str:
+    """What merging did to the peak memory of a step, from `experiments.memory`: a sentence, and a line for each model."""
+    lines, raised = {}, []
+    for model, rows in memory.groupby("model", sort=False):
+        sizes = rows.set_index("ratio").bytes / 2**20
+        merged = sizes[sizes.index > 0]
+        raised += list(merged > sizes[0])
+        told = [f"{size:.4g} MiB with {ratio:.0%} merged ({percent(size / sizes[0] - 1, signed=True)})" for ratio, size in merged.items()]
+        lines[model] = ", ".join([f"{sizes[0]:.4g} MiB untouched", *told])
+    return f"Merging raises the peak in {sum(raised)} of {len(raised)} cases, each measured once:\n\n{bullets(lines)}"
+
+
 def noop(found: pd.DataFrame) -> str:
     """What tomesd does to a UNet2DModel, and to ratios above its cap, from `experiments.noop`."""
     lines = {}

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..methods.merging import METHOD
 from ..models.architectures import published
-from . import cost, merging_layer, records
+from . import bench_prediction, cost, merging_layer, records, thesis
 from .environment import environment
 from .plan import Subject
 from .predict import Prediction, predict_speedup
@@ -18,6 +18,7 @@ COLUMNS = ["backend", "pixels", "tokens", "channels", "ratio", "way", "milliseco
            "share", "low", "high", "device", "series"]  # fmt: skip
 WHOLE = ["device", "pixels", "backend", "ratio", "way", "change", "low", "high", "lead", "lead_low", "lead_high", "untouched", "seconds",
          "rounds", "end"]  # fmt: skip
+SCORED = ["resolution", "backend", "ratio", "measured", "low", "high", "predicted", "flops", "rounds", "way", "device", "series"]
 THESIS = (("ddpm-celebahq-256", None, ("fused",)), ("ldm-celebahq-256", None, ("fused",)))  # model, pixels (None: its own), backends
 TEXT = "stable-diffusion-v1-5"
 FAR = 0.05  # of a step's time: a prediction that misses by more is called far off
@@ -148,12 +149,32 @@ def of_experiments(ratio: float = 0.5, scale: str = "quick") -> pd.DataFrame:
     Columns model, change, low, high: -0.1 is a tenth less, with 95 % of paired rounds; empty where the chapter has not run.
     """
     pairs: dict[str, list[tuple[float, float]]] = {}
-    for record in records.load_all():
-        if record.name == "network" and record.scale == scale and record.asked["divisor"] == 1 and ratio in record.asked["ratios"]:
+    for record in _published("network", scale):
+        if ratio in record.asked["ratios"]:
             seconds = record.values
             pairs.setdefault(record.model["name"], []).append((seconds[label(0)][0], seconds[label(ratio)][0]))
     found = {model: cost.paired_interval(*zip(*rounds, strict=True)) for model, rounds in pairs.items()}
     return pd.DataFrame([(model, x.value, x.low, x.high) for model, x in found.items()], columns=["model", "change", "low", "high"])
+
+
+def peaks_of_experiments(scale: str = "quick") -> pd.DataFrame:
+    """Peak memory of a step merged by the published method over that of the untouched network, from this machine's records of chapter 5.
+
+    Columns model, ratio, more: 1.1 is a tenth more, of one run each; empty where the chapter has not run.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for record in _published("memory", scale):
+        found.setdefault(record.model["name"], {})[record.asked["ratio"]] = float(record.values["extra"][0])
+    rows = [
+        (model, ratio, size / sizes[0]) for model, sizes in found.items() if 0 in sizes for ratio, size in sorted(sizes.items()) if ratio
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "ratio", "more"])
+
+
+def _published(name: str, scale: str) -> list[records.Record]:
+    """This machine's records of chapter 5 of the published method on inputs of full size."""
+    asked = {"method": thesis.METHOD, "divisor": 1}
+    return [r for r in records.load_all() if r.name == name and r.scale == scale and asked.items() <= r.asked.items()]
 
 
 def where(record: records.Record) -> str:
@@ -185,17 +206,21 @@ def predictions(
 def held_out() -> pd.DataFrame:
     """The points at which the prediction was scored, of each device from its newest record, this machine's before shipped ones.
 
-    Columns resolution, backend, ratio, measured, low, high, predicted, flops, device, series; empty where no record is.
+    SCORED: measured, low, high, predicted and flops are shares of a step's time saved; way: of merging; rounds: of whole networks
+    behind a measurement. Empty where no record is.
     """
-    found, rows = {}, []
+    found, rounds, rows = {}, {}, []
     for loaded in (records.load_shipped(), records.load_all()):  # what comes later takes the place
         found |= {r.device["name"]: r for r in sorted(loaded, key=lambda r: r.end) if r.name == "prediction-score"}
-    for record in found.values():
+        rounds |= {(r.device["name"], r.asked["size"][0], r.asked["backend"]): r.asked["rounds"] for r in loaded if r.name == "prediction-held-out"}
+    for device, record in found.items():
         values = {name: record.values[name] for name in ("measured", "low", "high", "predicted", "flops")}
+        about = {"way": merging_layer.way(record.asked["method"], **bench_prediction.OPTIONS), "device": device, "series": record.series}
         for k, point in enumerate(record.asked["points"]):
-            rows.append(point | {name: float(v[k]) for name, v in values.items()} | {"device": record.device["name"], "series": record.series})
-    columns = ["resolution", "backend", "ratio", "measured", "low", "high", "predicted", "flops", "device", "series"]
-    return pd.DataFrame(rows, columns=columns)
+            key = device, point["resolution"] // merging_layer.PIXELS, point["backend"]
+            found_at = {name: float(v[k]) for name, v in values.items()} | {"rounds": rounds.get(key, bench_prediction.ROUNDS)}
+            rows.append(point | found_at | about)
+    return pd.DataFrame(rows, columns=SCORED)
 
 
 @dataclass(frozen=True)
