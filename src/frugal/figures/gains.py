@@ -17,7 +17,7 @@ from .style import About, Drawn
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.2}
 BACKENDS = {"fused": style.PALETTE[0], "math": style.PALETTE[3]}
 LONG = "reuse 5", "reuse 10"  # so near to the default that only tables have room for them
-BARS = "Medians and 95 % of paired rounds."
+BARS = f"Medians and their {words.INTERVALS}."
 REST, LEFT, SAVED, ADDED = "#d9d9d9", style.PALETTE[1], style.PALETTE[2], style.PALETTE[3]
 
 
@@ -71,7 +71,7 @@ def prediction_against_measurement(points: pd.DataFrame, about: About, *, name: 
         f"Stable Diffusion v1-5's network with random weights, {scored_way(points)}, at {scored_points(points)}, written down before any was measured: ratios "
         f"{points.ratio.min():.0%} to {points.ratio.max():.0%}, {points.resolution.min()} to {points.resolution.max()} pixels. "
         f"The median error of whoever says that nothing changes is {nothing}. Of predict_speedup, {missed}. "
-        f"Dashed: as predicted. Bars: 95 % of {words.span(points.rounds, str)} paired rounds a point; of three that is all of them."
+        f"Dashed: as predicted. Bars: {words.span(points.rounds, str)} paired rounds a point, from the least to the most where they are few."
     )
     predicted, flops = (100 * errors(points, column).median for column in ("predicted", "flops"))
     median = f"median errors {predicted:.1f} points, and {flops:.1f} by FLOPs alone"
@@ -126,7 +126,8 @@ def whole_networks(found: pd.DataFrame, about: About, *, name: str = "06_network
         figure.legend(handles, labels, loc="outside upper center", ncols=len(ways))
     caption = (
         "Change of the time of a step of Stable Diffusion v1-5's network, random weights, batch 1, with tokens merged: left of the line it is faster than untouched. `tomesd` removes as many "
-        "tokens of the same layers. Every way is compared with the untouched network of its own rounds. Medians and 95 % of paired rounds; measured on the devices named, float32 where nothing else stands."
+        "tokens of the same layers. Every way is compared with the untouched network of its own rounds; measured on the devices named, float32 where nothing else stands. "
+        f"{BARS}"
     )
     best = found.loc[found.change.idxmin()]
     alt = f"Change of a step's time; the lowest is {best.change:+.0%}, {best.way} at {best.ratio:.0%}, {best.pixels} pixels, {best.backend} attention, {best.device}."
