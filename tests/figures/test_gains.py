@@ -44,7 +44,7 @@ def test_points_are_drawn_against_what_was_predicted(about):
     ours, theirs = drawn.figure.axes
     assert "median error 1.0 points" in ours.get_title("left") and "median error 12.5 points" in theirs.get_title("left")
     both = gains.prediction_against_measurement(pd.concat([points, points.assign(device="b")], ignore_index=True), about).caption
-    assert "`tome, reuse 1`, at 2 points on 2 devices" in both and "Bars: 95 % of 3 paired rounds a point" in both
+    assert "`tome, reuse 1`, at 2 points on 2 devices" in both and "Bars: 3 paired rounds a point" in both
     wrong = points.assign(predicted=[-0.1, 0.3])
     assert "largest error 20.0 points, the right sign at 1 of the 2 points" in gains.prediction_against_measurement(wrong, about).caption
 
