@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from frugal import zoo
@@ -8,8 +10,15 @@ from frugal.models import faces
 
 
 @pytest.fixture
-def prompted(text_pipeline):
+def faced(text_pipeline):
+    """It reads with the tokenizer of captions."""
     return Subject.of(zoo.load(text_pipeline))
+
+
+@pytest.fixture
+def prompted(faced):
+    """One whose tokenizer spells whatever it is given."""
+    return Subject.of(replace(faced.model, tokenizer=lambda texts, **options: None))
 
 
 def test_a_model_without_text_is_drawn_by_seeds_alone():
@@ -32,8 +41,11 @@ def test_prompts_are_one_a_seed_and_the_model_s_own_where_none_are_asked_for(pro
         draws.draw(prompted, 2, 5, prompts=["a", "b", "c"])
 
 
-def test_faces_are_prompted_by_captions_of_test_faces():
-    assert draws.own_prompts((0, 5), "faces-sd") == [faces.Faces("test")[k]["caption"] for k in (0, 5)]
+def test_faces_are_prompted_by_captions_of_test_faces_whatever_the_model_is_called(faced, prompted):
+    for subject in (Subject("faces-sd"), faced):
+        drawn = draws.draw(subject, 2, 5, seed=4)
+        assert drawn.prompts == tuple(faces.Faces("test")[k]["caption"] for k in (4, 5)) and drawn.guidance == draws.FACES_GUIDANCE
+    assert not draws.of_faces(prompted.model)
 
 
 def test_guidance_is_stated_whatever_was_asked(prompted):

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods import samplers
-from ..models import faces
+from ..models import faces, text
 
 if TYPE_CHECKING:
+    from ..models.zoo import Model
     from .plan import Subject
 
-GUIDANCE = {"faces-sd": 2.0}  # by name, where it is not diffusers' own default
+FACES_GUIDANCE = 2.0  # of a model that knows the words of captions alone; of others diffusers' own default
 PROMPTS = Path(__file__).with_name("prompts.txt")  # of models that know more than faces
 
 
@@ -47,19 +49,28 @@ def draw(
         if prompts is not None or guidance is not None:
             raise ValueError(f"prompts: got {prompts!r} for model {subject.name!r}, which takes no prompts and no guidance")
         return Draw(steps, seeds)
-    given = [prompts] if isinstance(prompts, str) else own_prompts(seeds, subject.title["model"]) if prompts is None else prompts
+    given = [prompts] if isinstance(prompts, str) else own_prompts(seeds, subject.model) if prompts is None else prompts
     if len(given) not in (1, images):
         raise ValueError(f"prompts: got {len(given)}, allowed are 1 or as many as images, {images}")
     said = tuple(given) * (images if len(given) == 1 else 1)
     published = type(subject.model.scheduler).__name__ == "PNDMScheduler"
-    strength = guidance or GUIDANCE.get(subject.name, samplers.GUIDANCE)
+    strength = guidance or (FACES_GUIDANCE if of_faces(subject.model) else samplers.GUIDANCE)
     return Draw(steps, seeds, "pndm" if published else "ddim", said, float(strength))
 
 
-def own_prompts(seeds: Iterable[int], model: str) -> list[str]:
+def own_prompts(seeds: Iterable[int], model: "Model") -> list[str]:
     """The prompts of these seeds where none are asked for."""
-    if model.startswith("faces-"):
+    if of_faces(model):
         data = faces.Faces("test")
         return faces.captions(data.parameters([k % len(data) for k in seeds]))
-    lines = PROMPTS.read_text(encoding="utf-8").splitlines()
-    return [lines[k % len(lines)] for k in seeds]
+    return [_lines()[k % len(_lines())] for k in seeds]
+
+
+def of_faces(model: "Model") -> bool:
+    """Whether a text-conditioned model knows the words of captions alone: faces-sd, whatever it is called and wherever it lies."""
+    return bool(text.unknown_words(model.tokenizer, _lines()))
+
+
+@cache
+def _lines() -> list[str]:
+    return PROMPTS.read_text(encoding="utf-8").splitlines()
