@@ -159,19 +159,15 @@ def counted(rows: pd.DataFrame) -> str:
 
 
 def paired(found: pd.DataFrame) -> str:
-    """`speculation.paired` of some models: a Markdown table and what it says of each pair, or what measures them."""
+    """`speculation.paired` of some models: a Markdown table, or what measures them."""
     if found.empty:
         return "The ways are not compared on the same seeds yet for these weights: `frugal sweep steps` does it."
     lines = [
-        (f"`{row.model}`", row.way, row.beside, row.images, f"{row.calls:.1f}", f"{row.calls_beside:.1f}", f"{row.more:+.2f} ({row.low:+.2f} to {row.high:+.2f})")
+        (f"`{row.model}`", row.way, row.beside, row.images, f"{row.calls:.1f}", f"{row.calls_beside:.1f}", f"{row.more:+.2f} ({row.low:+.2f} to {row.high:+.2f})",
+         "more" if row.low > 0 else "fewer" if row.high < 0 else "not told apart")
         for row in found.itertuples()
     ]  # fmt: skip
-    table = markdown(["model", "way", "beside", "images", "calls", "calls beside", "more calls (95 %)"], lines)
-    told = [
-        f"*{way}* needs more calls than *{beside}* on {sum(some.low > 0)} of {len(some)} models, fewer on {sum(some.high < 0)}"
-        for (way, beside), some in found.groupby(["way", "beside"], sort=False)
-    ]
-    return f"{table}\n\n{'; '.join(told)}. The rest is not told from none."
+    return markdown(["model", "way", "beside", "images", "calls", "calls beside", "difference (95 %)", "calls are"], lines)
 
 
 def oddity(rows: pd.DataFrame) -> str:
