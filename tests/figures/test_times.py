@@ -33,6 +33,7 @@ def test_figure_5_1_shades_the_smallest_detectable_effect_and_says_so(times, abo
     smallest = timing.effects(times).detectable.iloc[0]
     assert np.allclose([band.get_y(), band.get_y() + band.get_height()], [-smallest, smallest])
     assert "not distinguishable from zero" in drawn.caption and "not distinguishable from zero" in drawn.alt
+    assert change.get_legend() is None and sum(axes.get_legend() is not None for axes in drawn.figure.axes) == times.model.nunique()  # none over the bars
 
 
 def test_figure_5_1_keeps_shipped_measurements_apart(times, about):

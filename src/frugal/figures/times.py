@@ -52,7 +52,7 @@ def time_against_ratio(
             relative.set(title="the change that merging makes", ylim=(-reach, reach), ylabel="time against ratio 0")
             style.ratio_axis(relative, rows.ratio)
             handles = _legend(relative, rows, palette[model])
-            relative.legend(handles=handles, loc="best", frameon=True, facecolor="white", framealpha=0.9, edgecolor="white")
+            absolute.legend(handles=handles, loc="lower left")  # the axis begins at 0: there is room, and no bar is hidden
         if len(elsewhere):
             shipped.legend(figure, grid[:, 2])
     told = " ".join(f"{model}: {words.effect(rows)}" for model, rows in changes.groupby("model", sort=False))
