@@ -19,12 +19,6 @@ def latent():
     return Subject("faces-ldm")
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path))
-    return tmp_path
-
-
 def test_calls_of_every_solver_are_what_it_was_given_or_one_less(latent):
     for name in (*fewer_steps.SOLVERS, *fewer_steps.TWICE, *fewer_steps.STOCHASTIC):
         [calls] = set(arms.draw(latent, Arm.of(name, fewer_steps.steps_for(name, 5)), range(2)).calls)

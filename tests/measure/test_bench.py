@@ -6,12 +6,6 @@ import torch
 from frugal.measure import bench, records
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
-    return tmp_path / "records"
-
-
 def test_faces_are_drawn_on_one_thread_and_the_number_is_told():
     threads = torch.get_num_threads()
     said = bench.faces(size=16, rounds=2, images=8)

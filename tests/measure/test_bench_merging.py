@@ -11,10 +11,7 @@ from frugal.measure.bench_merging import Bench
 from frugal.measure.plan import Subject
 from frugal.models import zoo
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture

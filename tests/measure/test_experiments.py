@@ -42,12 +42,6 @@ def latent():
     return zoo.Model("faces-tiny-latent", "memory", network(channels=4, size=8), DDPMScheduler(), autoencoder())
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
-    return tmp_path / "records"
-
-
 def forbid(*_arguments, **_options):
     raise AssertionError("measured again")
 

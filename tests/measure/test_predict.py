@@ -13,11 +13,7 @@ from frugal.measure.predict import predict_speedup
 from frugal.methods import matching, merging
 from frugal.models import zoo
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
-    return tmp_path / "records"
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def pixels(width=8):

@@ -23,14 +23,6 @@ class Counted:
         return {"time": {"unit": "s", "values": self.values}}
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
-    monkeypatch.setenv("FRUGAL_RUN", "first")
-    monkeypatch.delenv("FRUGAL_CHAPTER", raising=False)
-    return tmp_path / "records"
-
-
 def ask(function=None, kind="time", asked=ASKED, **about):
     about = {"scale": "quick", "source": cost, **about}
     return records.measure(kind, "sweep", asked, function or Counted(), **about)

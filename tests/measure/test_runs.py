@@ -4,18 +4,8 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from frugal import paths
 from frugal.measure import records, runs
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
-    monkeypatch.setenv("FRUGAL_RUN", "first")
-    monkeypatch.delenv("FRUGAL_CHAPTER", raising=False)
-    return tmp_path / "records"
 
 
 def ask(k=0, **about):

@@ -15,11 +15,6 @@ def subject():
     return Subject("faces-ldm")
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRUGAL_RESULTS", str(tmp_path / "records"))
-
-
 def test_acceptance_lies_on_the_curve():
     found = speculation.couplings([0.25, 1.0, 2.0, 4.0], 40_000)
     assert [row.law for row in found.itertuples()] == pytest.approx([math.erfc(d / 8**0.5) for d in found.delta])
