@@ -1,5 +1,6 @@
 """Arms: what they cost is what a hook counts, image by image, and shipped records speak for the same weights alone."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -51,6 +52,29 @@ def test_the_calls_of_a_draft_model_are_counted_apart(latent, monkeypatch):
                                   for k in ("calls", "rows", "draft_rows"))  # fmt: skip
     assert calls <= 4 and drafted >= rows > 0
     assert arms.draw(latent, Arm.of("speculative", 4, window=2, draft="clean"), [0]).draft_rows == [0.0]
+
+
+def test_a_draft_network_trained_anew_is_another_question(store, tmp_path, monkeypatch):
+    """Neither the reader's own records nor shipped ones answer for a draft with other weights."""
+    target, way = Subject("faces-ddpm"), Arm.of("speculative", 100, draft="faces-ddpm-draft")
+    [old] = arms.shipped(target).query("arm == @way.label").itertuples()
+    assert old.images == 512  # filed by the chain of the same draft, which is shipped with it
+    ways, own = [Arm.of("speculative", 3, window=2, draft="faces-ddpm-draft")], way.asked(target)
+    assert own["draft_weights"] == Subject("faces-ddpm-draft").about["weights_hash"]
+    assert "draft_weights" not in Arm.of("speculative", 100).asked(target)
+    files = lambda: len(list(store.glob("arms-in-turn-*.json")))
+    arms.in_turn(target, ways, 1, scale="smoke")
+    arms.in_turn(target, ways, 1, scale="smoke")
+    assert files() == 1
+    load, unet = arms.zoo.load, copy.deepcopy(arms.zoo.load("faces-ddpm-draft").unet)
+    torch.nn.init.zeros_(unet.conv_out.bias)
+    anew = lambda name, device: dataclasses.replace(load(name, device=device), **({"unet": unet} if name.endswith("-draft") else {}))
+    monkeypatch.setattr(arms.zoo, "load", anew)
+    monkeypatch.setattr("frugal.measure.plan._load", lambda name, weights, place, precision: anew(name, place))
+    assert way.asked(target)["draft_weights"] != own["draft_weights"]
+    arms.in_turn(target, ways, 1, scale="smoke")
+    assert files() == 2
+    assert way.label not in set(arms.shipped(target).arm)
 
 
 def test_the_reference_is_its_own_image_and_guidance_doubles_rows_alone(store, latent):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..methods import chain, coupling, drafts, flow, noise, parallel, samplers, speculative, verification
-from ..models import faces, zoo
+from ..models import cards, faces, zoo
 from . import cost, draws, generators, judge, quality, records
 from .captions import caption_accuracy
 from .marks import SIZE
@@ -64,6 +64,11 @@ class Arm:
         """The draft model, if it has one."""
         name = dict(self.options).get("draft", speculative.DRAFT)
         return None if self.sampler != "speculative" or name in speculative.DRAFTS else zoo.load(name, device=subject.place)
+
+    def asked(self, subject: Subject) -> dict[str, Any]:
+        """What a record asks of it: with a draft network, its weights as well."""
+        found, draft = {"arm": self.label, "sampler": self.sampler, "steps": self.steps, "options": dict(self.options)}, self.draft(subject)
+        return found | ({"draft_weights": draft.weights_hash} if draft else {})
 
 
 def at_calls(subject: Subject, sampler: str, counts: Iterable[float]) -> list[Arm]:
@@ -114,8 +119,7 @@ def _part(model: zoo.Model, arm: Arm, seeds: tuple[int, ...], draft: zoo.Model |
 
 def cell(subject: Subject, arm: Arm, images: int, seed: int = 0, reference: int = REFERENCE) -> Cell:
     """The record of an arm's quality: `images` images of `seed` on, some compared with those of `reference` steps."""
-    asked = {"arm": arm.label, "sampler": arm.sampler, "steps": arm.steps, "options": dict(arm.options)}
-    asked |= {"images": images, "seed": seed, "reference": reference}
+    asked = arm.asked(subject) | {"images": images, "seed": seed, "reference": reference}
     source = (*arm.source, _quality, _against_reference, _distribution)
     steps = images * arm.steps * (speculative.ROWS if arm.sampler in samplers.OWN_PACE else 1) * (2 if subject.conditional else 1)
     return Cell("quality", "arm", subject, asked, partial(_quality, subject, arm, images, seed, reference), source, steps)
@@ -165,7 +169,20 @@ def table(
 def shipped(subject: Subject) -> pd.DataFrame:
     """The same from shipped records of the very weights a model has now, the largest sample of each arm; may be empty."""
     found = sorted(records.shipped_of("arm", subject.about), key=lambda r: -r.asked["images"])
-    return _rows(found).drop_duplicates("arm", ignore_index=True)
+    return _rows(r for r in found if _same_draft(r)).drop_duplicates("arm", ignore_index=True)
+
+
+def _same_draft(record: records.Record) -> bool:
+    """Whether an arm's draft network, if it has one, has still the weights it had."""
+    name = record.asked["options"].get("draft", speculative.DRAFT)
+    if name in speculative.DRAFTS:
+        return True
+    if not cards.file(name).exists():
+        return False
+    now = Subject(name).about
+    if "draft_weights" in record.asked:
+        return record.asked["draft_weights"] == now["weights_hash"]
+    return bool(records.shipped_of("arm", now))  # filed before the weights were: its own chain came with it
 
 
 def _rows(measured: Iterable[records.Record]) -> pd.DataFrame:
@@ -213,6 +230,8 @@ def in_turn(
     arms = list(arms)
     units = COSTS | ({"error": "1", "psnr": "dB"} if against else {}) | ({"accepted": "1"} if judged else {})
     asked = {"arms": [arm.label for arm in arms], "against": against and against.label, "judged": judged, "images": images, "seed": seed}
+    networks = {draft.weights_hash for arm in arms if (draft := arm.draft(subject))}
+    asked |= {"draft_weights": sorted(networks)} if networks else {}
     made_of = {item: None for arm in (*arms, *([against] if against else [])) for item in arm.source}
     about = {"scale": scale, "source": (*made_of, _in_turn, _timed, draw), "model": subject.about, "device": subject.place, "dtype": subject.dtype}
     function = partial(_in_turn, subject, arms, against, units, range(seed, seed + images))
