@@ -188,6 +188,12 @@ def test_what_is_not_allowed_ends_in_one_clear_line(tmp_path, name, value):
     assert last.startswith("ValueError: ") and name in last and value in last and "allowed" in last
 
 
+def test_as_many_components_as_are_allowed(tmp_path):
+    run = papermill(tmp_path, str(ROOT / "notebooks" / "03_autoencoder.ipynb"), "out.ipynb", "-p", "scale", "smoke", "-p", "components", "256")
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "256 of 768 numbers keep" in text(read(tmp_path / "out.ipynb"))
+
+
 def test_speculative_sampling_of_a_pipeline_of_ones_own(tmp_path):
     """As a model of the hub, of other things than faces: it predicts the noise, is clipped, and no judge knows its images."""
     shape = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
