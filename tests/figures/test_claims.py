@@ -99,6 +99,7 @@ def test_what_is_composed_decides_nothing(run):
         (0.05, 1e-3, "does not hold: more than 1% for one model at least", "does not hold: more is saved"),
         (0.015, 1e-3, "does not hold: more than 1% for one model at least", "holds within a factor of 2"),
         (0.0, 1e-4, "holds: at most 1%", "holds within a factor of 2"),
+        (-0.4, 1e-3, "does not hold: time is lost", "does not hold: time is lost"),
         (0.02, 1e-2, "open: 1% could not be told", "open: 2% could not be told"),
     ],
 )
@@ -174,6 +175,7 @@ def test_shipped_times_of_the_pair_are_judged_beside_those_of_this_machine(run, 
     monkeypatch.setattr(claims.timing, "reference", lambda: pd.concat([*settings, alone]))
     found = claims.against(run)
     assert found["verdict_slower"] == f"does not hold: some are faster{HERE}; on a GPU, shipped: holds in 2 of 2 settings"
+    assert found["verdict_best"] == f"does not hold: more is saved{HERE}; on a GPU, shipped: does not hold (time is lost) in 2 of 2 settings"
     assert found["verdict_half"].endswith(f"{HERE}; on a GPU, shipped: does not hold in 2 of 2 settings")  # 160 to 170 %
     assert found["verdict_worth"].endswith(HERE) and "machine" not in found["verdict_parameters"]
 

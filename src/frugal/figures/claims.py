@@ -20,6 +20,7 @@ from .style import SMOKE, About
 from .words import NEAR_HALF, QUARTER, UNSURE, listed, near_half, percent, span, with_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
+LOST = f"{FAILS}: time is lost"
 NOT_MEASURED = "not measured in this run"
 MIDDLE = 0.5  # the ratio that the thesis finds best
 MARGINAL = 0.01  # a saving of time up to which it is called marginal
@@ -58,11 +59,12 @@ def _there(run, times: pd.DataFrame) -> SimpleNamespace:
 
 
 def _also(judge, there: dict[str, SimpleNamespace]) -> str:
-    """What shipped times of the published pair say of the same claim, without the reasons; a device's settings are counted."""
+    """What shipped times of the published pair say of the same claim; a device's settings are counted."""
     verdicts: dict[str, Counter] = {}
     for device, run in there.items():
         if found := judge(run):
-            verdicts.setdefault(device.partition(",")[0], Counter())[found[1].partition(":")[0]] += 1
+            verdict, _, reason = found[1].partition(": ")
+            verdicts.setdefault(device.partition(",")[0], Counter())[f"{verdict} ({reason})" if reason else verdict] += 1
     told = {
         name: f"{', '.join(f'{verdict} in {n}' for verdict, n in counts.items())} of {counts.total()} settings"
         for name, counts in verdicts.items()
@@ -110,8 +112,13 @@ def _near_half(run):
 def _marginal(run):
     if changes := _published_changes(run):
         limit = percent(MARGINAL)
-        verdicts = {True: f"{FAILS}: more than {limit} for one model at least", False: f"{HOLDS}: at most {limit}"}
+        verdicts = {True: f"{FAILS}: more than {limit} for one model at least", False: LOST if _lost(changes) else f"{HOLDS}: at most {limit}"}
         return f"best {_best_of(changes)}", verdicts.get(_saves_more(changes, MARGINAL), f"{OPEN}: {limit} could not be told")
+
+
+def _lost(changes: dict[str, pd.DataFrame]) -> bool:
+    """Whether each model's best ratio is surely slower than none: nothing is saved, not even little."""
+    return all(rows.loc[rows.change.idxmin()].verdict == "slower" for rows in changes.values())
 
 
 def _best_of(changes: dict[str, pd.DataFrame]) -> str:
@@ -226,7 +233,7 @@ def _worth(run):
 def _best(run):
     if changes := _published_changes(run):
         limit = percent(2 * MARGINAL)
-        verdicts = {True: f"{FAILS}: more is saved", False: f"{HOLDS} within a factor of 2"}
+        verdicts = {True: f"{FAILS}: more is saved", False: LOST if _lost(changes) else f"{HOLDS} within a factor of 2"}
         return f"best {_best_of(changes)}", verdicts.get(_saves_more(changes, 2 * MARGINAL), f"{OPEN}: {limit} could not be told")
 
 
