@@ -35,7 +35,7 @@ VARIED = {  # what is beside the default, one thing changed; published, arXiv 25
     **{f"window {size}": {"window": size} for size in (5, 10, 40)}, **{f"churn {churn:g}": {"churn": churn} for churn in (0.25, 1.0)},
 }  # fmt: skip
 COMPARED = (*((way, "default") for way in VARIED if way != "default"), ("block", "reflection"))
-PAIRED = ["model", "way", "beside", "images", "calls", "calls_beside", "more", "low", "high"]
+PAIRED = ["model", "way", "beside", "images", "calls", "calls_beside", "more", "low", "high", "p"]
 COST_COLUMNS = ["arm", "sampler", "steps", "draft", "verify", "window", "churn", "temperature", "images", "calls", "calls_median", "calls_min", "calls_max", "rows",
                 "draft_rows", "seconds", "accepted"]  # fmt: skip
 
@@ -197,7 +197,8 @@ def varied(steps: int) -> list[Arm]:
 def paired(subject: Subject, steps: int) -> pd.DataFrame:
     """Calls an image takes more by one way than by another (COMPARED), over the seeds that shipped records have of both.
 
-    One row a pair that was measured, columns PAIRED: mean calls of both, then their mean difference with its 95 % interval.
+    One row a pair that was measured, columns PAIRED: mean calls of both, their mean difference with its 95 % interval, and p of
+    the test that flips the differences' signs, which holds for a few differences among many zeros as well.
     """
     names, calls, rows = {arm.label: name for name, arm in zip(VARIED, varied(steps), strict=True)}, {}, []
     for record in records.shipped_of("arm", subject.about):
@@ -208,8 +209,14 @@ def paired(subject: Subject, steps: int) -> pd.DataFrame:
             n = min(len(calls[way]), len(calls[beside]))
             ours, theirs = np.array(calls[way][:n]), np.array(calls[beside][:n])
             more = quality.mean_interval(ours - theirs)
-            rows.append((subject.title["model"], way, beside, n, ours.mean(), theirs.mean(), more.value, more.low, more.high))
+            rows.append((subject.title["model"], way, beside, n, ours.mean(), theirs.mean(), more.value, more.low, more.high, _flipped(ours - theirs)))
     return pd.DataFrame(rows, columns=PAIRED)
+
+
+def _flipped(differences: np.ndarray) -> float:
+    from scipy.stats import permutation_test
+
+    return permutation_test((differences,), np.mean, permutation_type="samples", rng=0).pvalue
 
 
 def beside(subject: Subject, found: pd.DataFrame, images: int, seed: int = 0, scale: str = "quick") -> pd.DataFrame:
