@@ -73,7 +73,7 @@ def table(numbers: dict) -> str:
         "* *FLOPs*: the arithmetic of a step; only attention's share of it can be saved.",
         f"* *{thesis.METHOD}*: the published method, which chooses what to merge anew in every layer and step (reuse {PUBLISHED_REUSE}).",
         "* *Change*: against the unmerged network, median of paired rounds with its 95% interval within one run. Another run of",
-        "  the same machine may lie outside.",
+        "  the same machine may lie outside, and a verdict whose interval nearly holds zero may turn.",
         "* *Smallest change told from none*: what these rounds would find, from running the unmerged network twice in each.",
         f"  A change that is smaller, or whose interval holds zero, is {words.UNSURE}.",
         "* *PSNR*: likeness to the unmerged image of the same seed; more is better.",
