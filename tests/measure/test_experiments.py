@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 
@@ -115,6 +116,13 @@ def test_the_thesis_s_unit_is_scaled_from_steps_and_says_so(store, pixel):
     )
     longer = experiments.image_seconds(steps, 6)
     assert np.allclose(longer.seconds, 2 * whole.seconds) and longer.scaled.all()
+
+
+def test_sampling_runs_take_turns_within_a_step():
+    ran = []
+    states = {name: iter(lambda name=name: ran.append(name) or name, None) for name in "ab"}
+    seconds = timing.interleaved_steps(states, dict.fromkeys(states, contextlib.nullcontext), 4, "cpu")
+    assert "".join(ran) == "abbabaab" and [len(values) for values in seconds.values()] == [4, 4]
 
 
 def test_decoding_is_timed_where_there_is_a_decoder(store, pixel, latent):

@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from .quality import Estimate, _at_least, median_interval
 __all__ = [
     "Calls", "Memory", "Timing", "attention_layers", "attention_share", "count_calls", "detectable", "flops",
     "interleaved", "layer_calls", "layer_seconds", "module_flops", "paired_interval", "peak_memory", "seconds",
-    "summary", "synchronise",
+    "summary", "synchronise", "turn",
 ]  # fmt: skip
 
 
@@ -38,6 +38,17 @@ class Calls:
 
     calls: int = 0
     rows: int = 0
+
+
+def turn(names: Iterable[str], k: int) -> list[str]:
+    """The order of round k: each round of odd number is the one before it backwards, and each pair begins with another name.
+
+    So, over two rounds, every name runs before every other as often as after it, and over all pairs in every place.
+    """
+    names = list(names)
+    shift = k // 2 % len(names)
+    order = names[shift:] + names[:shift]
+    return order[::-1] if k % 2 else order
 
 
 def interleaved(
