@@ -58,6 +58,9 @@ def test_interleaved_runs_in_turn_and_begins_with_each():
     assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
     assert {turn[0] for turn in turns} == set("abc") and len(set(turns)) == 6
     assert all(value >= 0 for values in seconds.values() for value in values)
+    pair = Ledger("ab")
+    cost.interleaved(pair.functions, rounds=4, warmup=0)
+    assert "".join(pair.lines) == "abbabaab"
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 11])

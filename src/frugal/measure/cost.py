@@ -60,7 +60,7 @@ def interleaved(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Seconds of each function in `rounds` rounds, run in turn so that drift and noise fall on all alike.
 
-    Each round begins with another function, and every second one runs backwards, so that none profits from its place.
+    Their order is that of `turn`, so that none profits from its place.
     Raises ValueError for no function, rounds below 1, warmup below 0 or a context without a function.
     """
     contexts = contexts or {}
@@ -83,9 +83,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     with _no_collection():
         for k in range(rounds):
-            shift = k % len(functions)
-            turn = [*functions][shift:] + [*functions][:shift]
-            for name in reversed(turn) if k % 2 else turn:
+            for name in turn(functions, k):
                 seconds[name].append(clock(name))
     return seconds
 
