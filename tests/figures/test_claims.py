@@ -62,6 +62,12 @@ def test_an_exponential_decay_holds_only_where_it_fits_better(run):
     assert claims.against(run)["verdict_decay"] == "open: which form fits better differs"
 
 
+@pytest.mark.parametrize("column", ["b", "c"])
+def test_a_curve_that_fits_better_but_falls_ever_faster_is_no_decay(run, column):
+    run.fits[column] *= -1
+    assert claims.CLAIMS["decay"](run)[1] == "does not hold: the fall steepens, a decay flattens"
+
+
 def test_a_mean_that_rises_with_the_ratio_is_named(run):
     assert "rises" not in claims.against(run)["claim_decay"]
     higher = (run.quality.model == "faces-ldm") & run.quality.ratio.between(0.55, 0.75)
@@ -80,6 +86,22 @@ def test_slower_away_from_the_middle_holds_where_every_such_ratio_is(run, where,
     kind = run.seconds.kind.replace("composed", "measured")
     run.seconds = run.seconds.assign(seconds=run.seconds.model.map(level).to_numpy() * drift * slower, kind=kind)
     assert claims.against(run)["verdict_slower"] == verdict + HERE
+
+
+@pytest.mark.parametrize(
+    ("pixel", "latent", "verdict"),
+    [
+        (0.2, 0.2, "holds for the embedded pair: no time is saved"),
+        (0.2, 0.0, "open: whether time is saved could not be told"),
+        (0.2, -0.2, "depends on what the loss is worth"),
+    ],
+)
+def test_no_time_is_saved_only_where_both_networks_take_longer(run, pixel, latent, verdict):
+    seconds = run.seconds[run.seconds.model.str.startswith("faces")]
+    change = np.where(seconds.ratio == claims.MIDDLE, seconds.model.map({"faces-ddpm": pixel, "faces-ldm": latent}), 0)
+    noise = 1 + 1e-3 * np.random.default_rng(0).standard_normal(len(seconds))
+    run.seconds = seconds.assign(seconds=(1 + change) * noise)
+    assert claims.CLAIMS["worth"](run)[1] == verdict
 
 
 def test_what_is_composed_decides_nothing(run):
@@ -136,6 +158,8 @@ def test_a_smoke_run_passes_no_verdict(run):
 def test_what_follows_from_published_shapes_is_counted(run):
     found = claims.against(run)
     assert found["claim_ten_times"].startswith("9.4 times") and found["verdict_ten_times"] == "holds"
+    run.attention = run.attention.assign(parameters=[1_066_235_307 // 8, 274_056_163])
+    assert claims.CLAIMS["ten_times"](run) == ("8.0 times fewer in the DDPM than in Stable Diffusion v1-5", "does not hold")
     assert "4,096 tokens" in found["claim_tokens"] and found["verdict_tokens"].startswith("holds for the number of tokens")
     assert "ldm-celebahq-256: 2.00 of attention's two products, 1.70 of" in found["claim_square"]
     assert found["verdict_square"] == "holds of attention's two products alone"

@@ -43,6 +43,20 @@ def test_the_thesis_s_reading_is_seen_only_where_it_is(times):
     assert words.near_half(found(times[times.ratio != 0.5], "ldm-celebahq-256")).startswith("open")
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "detectable", "said"),
+    [
+        (["slower", "faster", "slower", "slower"], [0.01] * 4, "seen: faster at 40% only, slower at 10%, 50% and 90%"),
+        (["slower", "faster", "slower", "slower"], [0.01, 0.01, 0.01, float("nan")], "open: the rounds are too few to tell"),
+        ([words.UNSURE, "slower", words.UNSURE, "slower"], [0.01] * 4, "open: at 10% and 50% the change is not distinguishable from zero"),
+        ([words.UNSURE, "slower", "slower", "slower"], [0.01] * 4, "not seen: slower at 40%, 50% and 90%, no ratio is faster"),
+    ],
+)
+def test_the_thesis_s_reading_stays_open_until_every_ratio_near_half_is_slower(verdicts, detectable, said):
+    rows = {"ratio": [0.1, 0.4, 0.5, 0.9], "change": 0.1, "verdict": verdicts, "detectable": detectable, "kind": "measured"}
+    assert words.near_half(pd.DataFrame(rows)) == said
+
+
 def test_peaks_say_where_merging_raises_them():
     memory = pd.DataFrame({"model": ["one", "one", "two", "two"], "ratio": [0.0, 0.9] * 2, "bytes": [2**20, 2**21, 2**21, 2**20]})
     first, _, *lines = words.peaks(memory).splitlines()
@@ -61,6 +75,7 @@ def test_readings_say_what_is_seen_or_not(times):
     [
         ([0.2, 0.22], "does not hold", "holds at every ratio"),
         ([0.45, 0.5], "holds at every ratio", "does not hold"),
+        ([0.27, 0.28], "does not hold", "does not hold"),
         ([0.2, 0.5], "holds at some ratios", "holds at some ratios"),
         ([0.395, 0.5], "is open: an interval reaches over the limit", "does not hold"),
     ],
@@ -107,6 +122,8 @@ def test_the_better_fit_is_named_only_where_the_data_can_tell():
     assert "the exponential fits better" in words.decay(pd.DataFrame([row | {"better": "exponential"}]))
     assert "cannot be told apart" in words.decay(pd.DataFrame([row | {"better": "not distinguishable"}]))
     assert "too few" in words.decay(pd.DataFrame())
+    falls = [words.decay(pd.DataFrame([row | {"better": "exponential", "c": c}])) for c in (2.0, -2.0)]
+    assert "The exponential's rate is 2: the fall flattens" in falls[0] and "rate is −2: the fall steepens" in falls[1]  # a + b exp(-c r)
 
 
 def test_a_comparison_that_detects_nothing_says_so():

@@ -1,4 +1,6 @@
+import itertools
 import json
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +58,20 @@ def test_interleaved_runs_in_turn_and_begins_with_each():
     assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
     assert {turn[0] for turn in turns} == set("abc") and len(set(turns)) == 6
     assert all(value >= 0 for values in seconds.values() for value in values)
+    pair = Ledger("ab")
+    cost.interleaved(pair.functions, rounds=4, warmup=0)
+    assert "".join(pair.lines) == "abbabaab"
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 11])
+def test_turns_let_every_name_precede_every_other_about_as_often(n):
+    names = list("abcdefghijk"[:n])
+    for rounds in (2, 5, 7, 2 * n):
+        turns = [cost.turn(names, k) for k in range(rounds)]
+        assert all(sorted(order) == names for order in turns)
+        for one, other in itertools.permutations(names, 2):
+            assert abs(sum(order.index(one) < order.index(other) for order in turns) - rounds / 2) <= 1 / 2
+    assert all(Counter(places) == dict.fromkeys(names, 2) for places in zip(*turns, strict=True))  # every place is everyone's
 
 
 def test_contexts_surround_their_own_function_off_the_clock(monkeypatch):

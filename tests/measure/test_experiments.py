@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 
@@ -113,7 +114,15 @@ def test_the_thesis_s_unit_is_scaled_from_steps_and_says_so(store, pixel):
         and len(whole) == 2 * (len(RATIOS) + 1)
         and np.isclose(whole.seconds.sum(), steps.seconds.sum())
     )
-    assert np.allclose(experiments.image_seconds(steps, 6).seconds, 2 * whole.seconds)
+    longer = experiments.image_seconds(steps, 6)
+    assert np.allclose(longer.seconds, 2 * whole.seconds) and longer.scaled.all()
+
+
+def test_sampling_runs_take_turns_within_a_step():
+    ran = []
+    states = {name: iter(lambda name=name: ran.append(name) or name, None) for name in "ab"}
+    seconds = timing.interleaved_steps(states, dict.fromkeys(states, contextlib.nullcontext), 4, "cpu")
+    assert "".join(ran) == "abbabaab" and [len(values) for values in seconds.values()] == [4, 4]
 
 
 def test_decoding_is_timed_where_there_is_a_decoder(store, pixel, latent):
@@ -143,6 +152,15 @@ def test_what_is_smaller_than_detectable_is_not_distinguishable_from_zero():
     assert found.verdict.tolist() == ["not distinguishable from zero", "faster", "slower"]
     assert found.change[0.5] == pytest.approx(-0.3, abs=0.01) and found.low[0.5] <= found.change[0.5] <= found.high[0.5]
     assert math.isnan(experiments.detectable(rounds([], n=3)).effect[0])
+
+
+def test_a_change_that_every_round_shows_is_still_measured_against_what_is_detectable():
+    """The twin of ratio 0 is off by 5% either way, the merged steps by the same in every round."""
+    kinds = [(0.0, "measured", [1.0] * 6), (0.0, "again", [0.95, 1.05] * 3), (0.5, "measured", [0.99] * 6), (0.9, "measured", [0.8] * 6)]
+    rows = [("m", "random", ratio, k, value, kind) for ratio, kind, values in kinds for k, value in enumerate(values)]
+    found = experiments.changes(pd.DataFrame(rows, columns=["model", "weights", "ratio", "round", "seconds", "kind"]))
+    assert (found.high < 0).all() and 0.01 < found.detectable[0] < 0.2
+    assert found.verdict.tolist() == ["not distinguishable from zero", "faster"]
 
 
 def test_memory_of_a_model_in_memory_is_refused(store, pixel):

@@ -1,5 +1,7 @@
 """Tables of the chapter on merging that pays: rows of the layer, predictions of a plan, shipped records."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -62,6 +64,18 @@ def test_whole_networks_come_with_the_longer_record_and_half_precision_apart(sto
     assert table.untouched[whole, "tomesd"] == 1 and table.seconds[whole, "tome, reuse 2"] == pytest.approx(0.75)
 
 
+def test_a_record_of_the_default_method_comes_before_a_longer_one(store, monkeypatch):
+    monkeypatch.setattr(records, "load_shipped", list)
+    about = {"name": gains.TEXT, "weights": "random", "weights_hash": "x", "revision": None}
+    for method, rounds, theirs in ((METHOD, 4, 0.9), ("tome", 6, 0.8)):
+        asked = {"size": [64, 64], "backend": "fused", "ratios": [0.5], "method": method, "against": "tomesd", "reuse": 1, "layers": "auto", "batch": 1, "rounds": rounds}
+        seconds = {"plain": 1.0, f"{method} 0.5": 0.7, "tomesd 0.5": theirs}
+        found = {name: {"unit": "s", "values": [value] * rounds} for name, value in seconds.items()}
+        records.measure("time", "merging", asked, lambda found=found: found, scale="quick", model=about)
+    table = gains.networks().set_index("way")  # both records timed tomesd
+    assert table.change["tomesd"] == pytest.approx(-0.1) and table.rounds["tomesd"] == 4
+
+
 def test_fused_merging_is_set_against_math_attention_of_the_same_device_and_image():
     rows = [("a", 512, "math", 4.0, 3.0), ("a", 512, "fused", 2.0, 1.0), ("a", 768, "fused", 2.0, 1.0), ("b", 512, "fused", 2.0, 1.0)]
     found = pd.DataFrame(rows, columns=["device", "pixels", "backend", "untouched", "seconds"])
@@ -74,6 +88,7 @@ def test_a_prediction_is_wrong_in_sign_only_where_the_sign_is_sure():
     points = pd.DataFrame({"measured": [0.1, -0.1, 0.01], "low": [0.05, -0.2, -0.1], "high": [0.2, -0.05, 0.1], "predicted": [0.14, 0.04, -0.01]})
     found = gains.errors(points)
     assert (found.far, found.over, found.sure, found.right, found.points) == (1, 2, 2, 1, 3)
+    assert gains.errors(points.assign(predicted=points.measured + [0.04, -0.06, 0.11])).far == 2  # by more than a twentieth of a step
     assert found.median == pytest.approx(0.04) and found.largest == pytest.approx(0.14) and found.worst.name == 1
 
 
@@ -124,6 +139,18 @@ def test_held_out_points_come_from_this_machine_before_others(store, monkeypatch
     [row] = gains.held_out().to_dict("records")
     assert (row["resolution"], row["predicted"], row["series"]) == (512, 0.1, "here")
     assert (row["way"], row["rounds"]) == ("tome, reuse 1", 5)
+
+
+def test_held_out_points_come_from_the_record_that_was_finished_last(store, monkeypatch):
+    for predicted, end in ((0.3, "2025-02-02T00:00:00.000+00:00"), (0.1, "2025-02-01T00:00:00.000+00:00")):
+        values = {name: {"unit": "1", "values": [predicted]} for name in ("measured", "low", "high", "predicted", "flops")}
+        asked = {"points": [{"resolution": 512, "backend": "fused", "ratio": 0.5}], "by": end, "method": "tome"}
+        records.measure("time", "prediction-score", asked, lambda values=values: values, scale="quick")
+    ended = [dataclasses.replace(record, end=record.asked["by"]) for record in records.load_all()]
+    for order in (ended, ended[::-1]):
+        monkeypatch.setattr(records, "load_shipped", lambda order=order: order)
+        monkeypatch.setattr(records, "load_all", list)
+        assert gains.held_out().predicted.tolist() == [0.3]
 
 
 def test_plans_ask_for_what_can_be_told_apart():

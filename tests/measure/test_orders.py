@@ -43,3 +43,10 @@ def test_no_slope_is_taken_across_a_dip_where_the_error_changes_its_sign():
     assert orders.behind_rises(found).steps.tolist() == [40, 80]
     assert orders.behind_rises(found[found.steps < 40]).steps.tolist() == [5, 10, 20]
     assert orders.behind_rises(found.assign(error=steps)).steps.tolist() == [40, 80]  # two or more
+
+
+def test_a_slope_is_taken_from_as_many_steps_on_as_asked():
+    steps = [5, 10, 20, 40]
+    found = pd.DataFrame({"sampler": "a", "steps": steps, "calls": steps, "error": [10.0, 0.08, 0.02, 0.005]})  # 5 is too few for any order
+    assert orders.slopes(found)["a"] == pytest.approx(2)
+    assert orders.slopes(found, least=5)["a"] > 3

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.stats import norm
 
 from frugal.measure import quality
 
@@ -85,6 +86,13 @@ def test_mean_interval_covers_the_mean_as_often_as_it_says():
     assert 30 <= inside <= 40
 
 
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_mean_interval_is_as_wide_as_its_level_asks(level):
+    values = np.random.default_rng(0).normal(30, 2, size=200)
+    found, normal = quality.mean_interval(values, level), norm.interval(level, values.mean(), values.std() / 200**0.5)
+    assert (found.low, found.high) == pytest.approx(normal, abs=0.05)
+
+
 def test_mean_interval_counts_identical_images_apart():
     estimate = quality.mean_interval([20.0, 30.0, np.inf, 25.0, np.inf])
     assert (estimate.value, estimate.n, estimate.identical) == (25.0, 3, 2)
@@ -143,6 +151,25 @@ def test_kid_is_unbiased_and_its_band_is_centred():
     assert np.mean([e.low <= 0 <= e.high for e in same]) > 0.8
     far = quality.kid(features(64, 8), features(64, 8, 1.0, seed=1))
     assert 0 < far.low < far.value < far.high and far.n == 64
+
+
+def test_the_band_of_kid_leaves_out_as_much_at_both_ends(monkeypatch):
+    monkeypatch.setattr(quality, "_resampled", lambda *_: np.linspace(0, 1, 1001))
+    for level, ends in ((0.95, (0.025, 0.975)), (0.5, (0.25, 0.75))):
+        found = quality.kid(features(8, 2), features(8, 2, seed=1), level)
+        assert (found.low, found.high) == pytest.approx(ends)
+
+
+def test_a_resample_of_kid_is_the_mean_over_pairs_of_different_rows():
+    """As the double loop has it, over the rows that were drawn, some more than once."""
+    n, rng = 7, np.random.default_rng(5)
+    k_aa, k_bb, k_ab = np.random.default_rng(0).random((3, n, n))
+    counts = [rng.multinomial(n, np.full(n, 1 / n), size=3) for _ in range(2)]
+    for found, *drawn in zip(quality._resampled(k_aa, k_bb, k_ab, 3, 5), *counts, strict=True):
+        a, b = (np.repeat(np.arange(n), count) for count in drawn)
+        assert len(set(a)) < n == len(a)
+        within = [np.mean([kernel[i, j] for i in rows for j in rows if i != j]) for kernel, rows in ((k_aa, a), (k_bb, b))]
+        assert found == pytest.approx(sum(within) - 2 * np.mean([k_ab[i, j] for i in a for j in b]))
 
 
 def test_kid_leaves_the_global_generator_alone():

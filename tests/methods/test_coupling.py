@@ -125,6 +125,14 @@ def test_a_temperature_beyond_all_numbers_keeps_every_draft():
     assert couple(3.0, temperature=1e200)[-1].all()
 
 
+@pytest.mark.parametrize(("temperature", "kept"), [(1.0, np.exp(-2)), (2.0, np.exp(-1 / 2)), (4.0, np.exp(-1 / 8))])
+def test_the_square_of_the_temperature_divides_the_log_ratio_of_densities(temperature, kept):
+    noise, std = torch.full((1000,), -1.5), 0.5  # means one std apart: log N(x; 1) - log N(x; 0) = x - 1/2 = -2
+    uniform = torch.arange(1000) / 1000
+    _, accepted = reflection_couple(torch.zeros(1000), torch.full((1000,), std), std, noise, uniform, temperature)
+    assert accepted.double().mean().item() == pytest.approx(kept, abs=2e-3)
+
+
 @pytest.mark.parametrize(("delta", "weight"), [(0.3, 1.0), (1.0, 1.0), (1.0, 0.6), (3.0, 0.05), (6.0, 1e-3)])
 def test_the_residual_has_the_density_left_over(delta, weight):
     draft, target, towards = means(delta)

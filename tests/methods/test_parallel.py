@@ -6,6 +6,8 @@ import torch
 
 from frugal import sample, zoo
 from frugal.measure import cost
+from frugal.methods import parallel
+from frugal.methods.chain import chain
 from frugal.methods.flow import flow
 from frugal.methods.parallel import METHODS, SOLVERS, UNIT, rounds
 from frugal.methods.samplers import denoise
@@ -111,6 +113,23 @@ def test_a_committed_step_hardly_moved(tiny):
         for moved, committed in zip(r.residuals, r.committed, strict=True):
             assert (moved[:committed] <= 0.02).all()
             assert committed == r.rows.max() or not moved[committed] <= 0.02  # the longest such prefix
+
+
+def test_what_stands_still_behind_a_step_that_moves_is_not_committed(tiny, monkeypatch):
+    monkeypatch.setattr(parallel, "_scale", lambda flow, unit: torch.where(torch.arange(len(flow)) < 4, 1e-9, 1e9))  # only the first steps move
+    done = next(rounds(tiny, [0, 1], 12, window=8))
+    assert (done.residuals[:, 1:4] > 1).all() and (done.residuals[:, 4:] < 1e-6).all()
+    assert done.committed.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("unit", ["step", "signal"])
+def test_a_move_is_told_in_the_unit_of_the_state_that_moved(tiny, unit):
+    """All states of the first round are copies of the noise, so the moves are known from where they went."""
+    done, known = next(rounds(tiny, [0], 12, method="paradigms", unit=unit, window=8)), chain(tiny, 12, 1.0)
+    moves = (done.states[0, 1:8] - done.states[0, 0]).square().flatten(1).mean(1).sqrt()
+    share = tiny.scheduler.alphas_cumprod[known.times[1:8]]  # of the signal in the state's variance
+    scale = known.std[:7] if unit == "step" else share + 0.05 * (1 - share)  # DDPM's step that leads to the state, or that share
+    assert torch.allclose(done.residuals[0, 1:], moves / scale, rtol=1e-3)
 
 
 def test_text_and_guidance_reach_every_row(text_pipeline):

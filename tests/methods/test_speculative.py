@@ -12,9 +12,10 @@ from torch import nn
 from frugal import sample, zoo
 from frugal.measure import cost
 from frugal.methods import drafts
-from frugal.methods.chain import chain
+from frugal.methods.chain import chain, predictor
 from frugal.methods.samplers import denoise
 from frugal.methods.speculative import DRAFTS, ROWS, VERIFIERS, speculate
+from frugal.methods.verification import judge, swept
 from frugal.models.recipes import schedule
 from frugal.models.zoo import Model
 
@@ -222,6 +223,45 @@ def test_the_gain_of_gaussian_data_is_found(monkeypatch):
     assert len(steps) > 10
     for step in steps:  # it grows from step to step, and sums that fade lag behind
         assert 0.9 * known[step - 12] < seen[step] < 1.1 * known[step]
+
+
+@pytest.fixture
+def judged():
+    """Judges a first window of a mixture's chain, of six steps drafted with some noise, by Tweedie's draft."""
+    model = mixture()
+    target = chain(model, 12, 0.8)
+    predict, start = predictor(model, None, None, target, 1), torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+
+    def make(noise, ahead=None, states=start):
+        ahead = drafts.Window.empty(1, 6, model.latent_shape, model.device) if ahead is None else ahead
+        return target, ahead, judge(target, predict, drafts.Tweedie(target), ahead, states, noise, torch.tensor([6]))
+
+    return make
+
+
+def test_a_draft_does_not_depend_on_noise_that_is_still_to_be_used(judged):
+    noise, others, taken = *torch.randn(2, 1, 6, 1, 3, 3, generator=torch.Generator().manual_seed(1)), torch.tensor([3])
+
+    def following(noise):
+        target, ahead, _ = judged(noise)
+        drafts.probe_gain(ahead, target, taken, torch.tensor([6]))
+        ahead.advance(taken, replay=False)
+        return judged(others, ahead, torch.ones(1, 1, 3, 3))[2].draft_means
+
+    behind, before = (torch.where((torch.arange(6) < 3)[:, None, None, None], *pair) for pair in ((noise, others), (others, noise)))
+    assert torch.equal(following(noise), following(behind))
+    assert not torch.allclose(following(noise), following(before), atol=1e-3)  # what has been used is learned from
+
+
+def test_a_sweep_takes_the_target_s_own_steps_with_the_clean_samples_that_it_predicted(judged):
+    noise = torch.randn(1, 6, 1, 3, 3, generator=torch.Generator().manual_seed(1))
+    target, ahead, found = judged(noise)
+    state, means = ahead.states[:, 1], []
+    for k in range(6):
+        means.append(target.clean_weight[k] * ahead.cleans[:, k + 1] + target.state_weight[k] * state)
+        state = means[-1] + target.std[k] * noise[:, k]
+    assert torch.allclose(swept(found), torch.stack(means, 1), atol=1e-5)
+    assert not torch.allclose(swept(found), found.target_means, atol=1e-2)
 
 
 def test_text_and_guidance_reach_every_row(text_pipeline):

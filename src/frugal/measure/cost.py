@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from .quality import Estimate, _at_least, median_interval
 __all__ = [
     "Calls", "Memory", "Timing", "attention_layers", "attention_share", "count_calls", "detectable", "flops",
     "interleaved", "layer_calls", "layer_seconds", "module_flops", "paired_interval", "peak_memory", "seconds",
-    "summary", "synchronise",
+    "summary", "synchronise", "turn",
 ]  # fmt: skip
 
 
@@ -40,6 +40,17 @@ class Calls:
     rows: int = 0
 
 
+def turn(names: Iterable[str], k: int) -> list[str]:
+    """The order of round k: each round of odd number is the one before it backwards, and each pair begins with another name.
+
+    So, over two rounds, every name runs before every other as often as after it, and over all pairs in every place.
+    """
+    names = list(names)
+    shift = k // 2 % len(names)
+    order = names[shift:] + names[:shift]
+    return order[::-1] if k % 2 else order
+
+
 def interleaved(
     functions: Mapping[str, Callable[[], object]],
     rounds: int = 7,                                 # >= 1
@@ -49,7 +60,7 @@ def interleaved(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Seconds of each function in `rounds` rounds, run in turn so that drift and noise fall on all alike.
 
-    Each round begins with another function, and every second one runs backwards, so that none profits from its place.
+    Their order is that of `turn`, so that none profits from its place.
     Raises ValueError for no function, rounds below 1, warmup below 0 or a context without a function.
     """
     contexts = contexts or {}
@@ -72,9 +83,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     with _no_collection():
         for k in range(rounds):
-            shift = k % len(functions)
-            turn = [*functions][shift:] + [*functions][:shift]
-            for name in reversed(turn) if k % 2 else turn:
+            for name in turn(functions, k):
                 seconds[name].append(clock(name))
     return seconds
 

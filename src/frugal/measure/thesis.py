@@ -81,7 +81,7 @@ def time_cell(subject: Subject, ratio: float, backend: str) -> Cell:
     ratios = tuple(sorted({0.0, ratio}))
     sampling = {"sampler": "ddim", "seed": 0, "steps": STEPS, "warmup": WARMUP, "of_steps": THESIS_STEPS}
     asked = _asked(subject, backend, ratios=ratios, **sampling)
-    source = (*MERGING, samplers, interleaved_steps, _steps, _run)
+    source = (*MERGING, samplers, interleaved_steps, cost.turn, _steps, _run)
     work = (len(ratios) + 1) * (STEPS + WARMUP) * asked["rows"]
     return Cell("time", "thesis-steps", subject, asked, partial(_steps, subject, ratios, backend), source, work)
 

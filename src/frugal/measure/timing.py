@@ -85,7 +85,7 @@ def decode_cells(subject: Subject, rounds: int, divisor: int) -> Iterator[Cell]:
 
 
 class _Rounds:
-    """Round k of the same functions, each beginning elsewhere; the first one measured in a process warms up."""
+    """Round k of the same functions, in the order of `cost.turn`; the first one measured in a process warms up."""
 
     def __init__(self, prepare, subject: Subject):
         self.prepare, self.subject, self.warm = prepare, subject, False
@@ -93,10 +93,8 @@ class _Rounds:
     def __call__(self, k: int) -> dict:
         function, contexts = self.prepare()
         functions = function if isinstance(function, dict) else {name: function for name in contexts}
-        names = list(functions)
-        names = names[k % len(names) :] + names[: k % len(names)]
-        turn = {name: functions[name] for name in (reversed(names) if k % 2 else names)}
-        seconds = cost.interleaved(turn, 1, 0 if self.warm else 1, self.subject.model.device, contexts)
+        ordered = {name: functions[name] for name in cost.turn(functions, k)}
+        seconds = cost.interleaved(ordered, 1, 0 if self.warm else 1, self.subject.model.device, contexts)
         self.warm = True
         return {name: {"unit": "s", "values": values} for name, values in seconds.items()}
 
@@ -211,7 +209,7 @@ def iteration_cells(subject: Subject, ratios, images: int, steps: int, method: s
         asked = {"ratios": ratios, "method": method, "steps": steps, "seed": image, "sampler": "ddim", "batch": 1}
         function = partial(_iterations, subject, ratios, method, steps, image)
         work = (len(ratios) + (0 in ratios)) * (steps + 1)
-        source = (*MERGING, samplers, _iterations, interleaved_steps)
+        source = (*MERGING, samplers, _iterations, interleaved_steps, cost.turn)
         yield Cell("time", "iterations", subject, asked, function, source, work)
 
 
@@ -226,11 +224,10 @@ def _iterations(subject: Subject, ratios: tuple[float, ...], method: str, steps:
 
 
 def interleaved_steps(states: dict[str, Iterator], contexts: dict, steps: int, device) -> dict[str, list[float]]:
-    """Seconds of the next `steps` steps of several sampling runs, each in its context, which take turns within a step."""
+    """Seconds of the next `steps` steps of several sampling runs, each in its context, which take turns within a step (`cost.turn`)."""
     seconds: dict[str, list[float]] = {name: [] for name in contexts}
     for step in range(steps):
-        names = list(contexts)
-        for name in names[step % len(names) :] + names[: step % len(names)]:
+        for name in cost.turn(contexts, step):
             with contexts[name]():
                 cost.synchronise(device)
                 start = time.perf_counter()

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from .faces import ATTRIBUTES, COLOURS, GEOMETRY, HIDES, visible_mask
 
 LOGITS = {name: len(values) for name, values in ATTRIBUTES.items()}
-NUMBERS = (*GEOMETRY, *COLOURS)
 
 
 class Residual(nn.Module):
