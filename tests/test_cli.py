@@ -55,6 +55,7 @@ def frugal(capfd, *words):
         ("steps", "0", "from 1"),
         ("steps", "2.5", "from 1"),
         ("seed", "-1", "from 0"),
+        ("seed", str(2**32), "from 0 to 4000000000"),
         ("scale", "huge", "smoke, quick or thesis"),
         ("method", "magic", "tome, weighted, prune, todo, tomesd"),
         ("model", "faces-nobody", "faces-ddpm"),
@@ -83,6 +84,29 @@ def test_an_unknown_parameter_or_half_a_pair_is_one_line_and_exit_2(chapter, cap
 def test_an_unknown_notebook_is_one_line_and_exit_2(capfd, tmp_path):
     code, _, lines = frugal(capfd, "run", tmp_path / "99_nothing.ipynb")
     assert (code, len(lines)) == (2, 1) and lines[0].startswith("notebook: got")
+
+
+def test_a_mistyped_path_runs_no_other_notebook(chapter, capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr(notebook, "folder", lambda: tmp_path)
+    assert notebook.find("05_experiments") == notebook.find("05_experiments.ipynb") == chapter
+    for mistyped in (tmp_path / "nowhere" / "05_experiments.ipynb", "05_experiments.v2", "nowhere/05_experiments"):
+        code, out, [line] = frugal(capfd, "run", mistyped)
+        assert (code, out) == (2, "") and line.startswith(f"notebook: got {mistyped}, allowed is")
+
+
+def test_parameters_that_are_no_python_are_one_line_and_exit_2(capfd, tmp_path):
+    own = write(tmp_path / "own.ipynb", ("ratio = 0.5\nseed = = 0", ["parameters"]))
+    code, _, [line] = frugal(capfd, "run", own, "-p", "ratio", "0.1")
+    assert code == 2 and line == f"notebook: got {own}, whose parameters are no Python (line 2: invalid syntax)"
+
+
+def test_a_kernel_that_is_not_installed_is_one_line_and_exit_2(copied, capfd, tmp_path):
+    content = nbformat.read(copied, as_version=4)
+    content.metadata.kernelspec.name = "nobody"
+    nbformat.write(content, copied)
+    code, _, lines = frugal(capfd, "run", copied, tmp_path / "out" / "own.ipynb")
+    assert code == 2 and lines[-1].startswith("kernel: got 'nobody', allowed are those installed: ") and "Traceback" not in "".join(lines)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_run_shows_what_the_notebook_prints_and_writes_the_output(chapter, capfd, tmp_path, monkeypatch):
@@ -164,6 +188,37 @@ def test_parameters_have_defaults_and_allow_hub_ids_and_folders(tmp_path):
         parameters.validate(model="faces-ldm", prompts="a smiling face")
 
 
+def test_a_seed_ends_where_the_samplers_or_the_test_faces_do():
+    for name, chapter in parameters.CHAPTERS.items():
+        last = next(limit.le for limit in chapter.model_fields["seed"].metadata if hasattr(limit, "le"))
+        with pytest.raises(ValueError, match=f"parameter seed: got {last + 1}, allowed is a whole number from 0 to {last}"):
+            parameters.validate(chapter, seed=last + 1)
+        images = chapter.model_fields.get("images")
+        most = max((limit.le for limit in images.metadata if hasattr(limit, "le")), default=1) if images else 1
+        assert last + most <= (20_000 if name == "03_autoencoder" else 2**32) and parameters.validate(chapter, seed=last).seed == last
+
+
+def test_the_readme_says_which_seeds_are_allowed():
+    seed = parameters.Experiments.model_fields["seed"]
+    assert f"| `seed` | {seed.description} | `{seed.default}` |" in (paths.root() / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["watts", "price"])
+def test_watts_and_price_are_finite(name):
+    with pytest.raises(ValueError, match=f"parameter {name}: got inf, allowed is a finite number"):
+        parameters.validate(parameters.Diffusion, **{name: float("inf")})
+
+
+def test_prompts_are_one_or_one_an_image():
+    two, asked = ["a smiling face", "a sad face"], {"model": "faces-sd"}
+    for images, scale, count in ((3, "quick", 3), (None, "quick", 16)):
+        with pytest.raises(ValueError, match=f"^parameter prompts: got 2 texts, allowed is one, or one for each of the {count} images"):
+            parameters.validate(**asked, prompts=two, images=images, scale=scale)
+    for prompts, images in ((two, 2), (two[:1], 3), (two[0], 3)):
+        assert parameters.validate(**asked, prompts=prompts, images=images).prompts == prompts
+    assert parameters.validate(**asked, prompts=two, scale="smoke").prompts == two  # two images
+
+
 def stand_in(monkeypatch, name):
     """A module in place of the real one, for commands that only hand their arguments on."""
     module = types.ModuleType(name)
@@ -188,3 +243,25 @@ def test_train_and_export_hand_their_arguments_on(capfd, monkeypatch, tmp_path):
     assert frugal(capfd, "export", "faces-ldm", tmp_path)[0] == 0
     options = {"minutes": 0.5, "resume": True, "device": "auto", "guidance": 1.5, "compiled": True}
     assert asked == [(("faces-ldm",), options), ("faces-ldm", tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate", "--marks", "--samples", "64"], "--samples: got it with --marks, where it changes nothing"),
+        (["bench", "noop", "--device", "cpu"], "--device: got it for benchmark 'noop', allowed is it for 'merging' and 'batching'"),
+        (["bench", "faces", "--ratios", "0.5"], "--ratios: got it for benchmark 'faces', allowed is it for 'merging'"),
+        (["bench", "nobody", "--device", "cpu"], "name: got 'nobody', allowed are faces, noop, prediction, merging, batching"),
+        (["bench", "batching", "--images", "3"], "--images: got it for benchmark 'batching', allowed are --model and --device"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_one_line_and_exit_2(capfd, words, told):
+    code, _, lines = frugal(capfd, *words)
+    assert (code, lines[-1]) == (2, told)
+
+
+def test_what_merging_allows_are_options_of_the_command_line(capfd):
+    from frugal.measure import bench_merging
+
+    _, out, _ = frugal(capfd, "bench", "--help")
+    assert all(f"--{name}" in out for name in {*bench_merging.OF_NETWORK, *bench_merging.OF_LAYER, *bench_merging.OF_QUALITY})

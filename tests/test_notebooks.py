@@ -140,7 +140,9 @@ def test_numbers_and_claims_are_kept_for_the_book(smoke):
         for output in cell.outputs
         if "scrapbook" in output.get("metadata", {})
     }
-    assert set(numbers) < glued
+    assert set(numbers) < glued and numbers["scale"] == "smoke"
+    assert f"{len(numbers)} numbers kept in numbers.json." in text(notebook)
+    assert not re.search(r"\b(0 of 0|1 images)\b", text(notebook))
     pasted = {f"{kind}_{row['name']}" for row in statements() if row["chapter"] == "05_experiments" for kind in ("claim", "verdict")}
     assert pasted and pasted <= glued
 

@@ -9,6 +9,7 @@ import typer
 ClickException = typer.BadParameter.__mro__[2]  # newer versions of typer carry their own click
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 MISSED, REFUSED = 1, 2  # exit codes: a failed run or a mark not reached; input that is not allowed
+OF_BATCHING = ("model", "device")  # options of a benchmark beside 'merging', which has them all
 
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N")]
 
@@ -87,6 +88,8 @@ def evaluate(
 
     if marks == (name is not None):
         raise ValueError(f"name: got {name!r}, allowed is a name, or --marks for all")
+    if marks and samples is not None:
+        raise ValueError("--samples: got it with --marks, where it changes nothing")
     if not (evaluation.standing() if marks else evaluation.evaluate(name, samples)):
         raise typer.Exit(MISSED)
 
@@ -140,14 +143,16 @@ def bench(
     elif name == "batching":
         from frugal.measure import batching
 
-        if unused := [key for key in given if key not in ("model", "device")]:
+        if unused := [key for key in given if key not in OF_BATCHING]:
             raise ValueError(f"--{unused[0]}: got it for benchmark 'batching', allowed are --model and --device")
         met = batching.asked(**given)
     else:
         from frugal.measure import bench as benchmarks
 
-        if given:
-            raise ValueError(f"--{next(iter(given))}: got it for benchmark {name!r}, allowed is it for 'merging'")
+        if given and name in benchmarks.BENCHMARKS:
+            [option, *_] = given
+            others = " and 'batching'" if option in OF_BATCHING else ""
+            raise ValueError(f"--{option}: got it for benchmark {name!r}, allowed is it for 'merging'{others}")
         met = benchmarks.bench(name)
     if not met:
         raise typer.Exit(MISSED)
@@ -155,7 +160,7 @@ def bench(
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="an embedded model")],
+    name: Annotated[str, typer.Argument(help="what draws images, such as faces-ldm (its autoencoder comes with it): a name, a hub id or a diffusers folder")],
     folder: Annotated[Path, typer.Argument(help="where the ordinary diffusers folder is assembled")],
 ):
     """Assemble a whole diffusers pipeline folder from the model's parts."""

@@ -21,9 +21,11 @@ def folder() -> Path:
 
 def find(name: str) -> Path:
     """A notebook by path, or a chapter by its bare name; raises ValueError naming the chapters there are."""
-    for candidate in (Path(name), folder() / f"{Path(name).stem}.ipynb"):
-        if candidate.is_file() and candidate.suffix == ".ipynb":
-            return candidate
+    if Path(name).is_file() and Path(name).suffix == ".ipynb":
+        return Path(name)
+    chapter = folder() / f"{name.removesuffix('.ipynb')}.ipynb"
+    if Path(name).name == name and chapter.is_file():  # a path that leads nowhere is no chapter
+        return chapter
     chapters = ", ".join(sorted(path.stem for path in folder().glob("*.ipynb"))) or "none"
     raise ValueError(f"notebook: got {name}, allowed is the path of a notebook or a chapter: {chapters}")
 
@@ -53,8 +55,12 @@ def names(notebook: Path) -> list[str]:
     except Exception as broken:  # noqa: BLE001 (each version of the format has its own)
         raise ValueError(f"notebook: got {notebook}, which is none ({type(broken).__name__})") from None
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    try:
+        statements = ast.parse("\n".join(tagged)).body
+    except SyntaxError as broken:
+        raise ValueError(f"notebook: got {notebook}, whose parameters are no Python (line {broken.lineno}: {broken.msg})") from None
     found = []
-    for statement in ast.parse("\n".join(tagged)).body:
+    for statement in statements:
         if isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             found += [target.id for target in targets if isinstance(target, ast.Name)]
@@ -75,8 +81,9 @@ def run(notebook: Path, output: Path, given: dict[str, Any]) -> Path:
     """Run a notebook with these parameters, its printed lines shown as they come, and return where it was written.
 
     The output appears under its name only when the run succeeded; a failed run is kept as NAME.failed.ipynb.
-    Raises CellFailed with the exception's last line.
+    Raises CellFailed with the exception's last line, ValueError for a kernel that is not installed.
     """
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
@@ -89,6 +96,10 @@ def run(notebook: Path, output: Path, given: dict[str, Any]) -> Path:
         execute_notebook(str(notebook), str(unfinished), given, progress_bar=False, **streams)
     except PapermillExecutionError as failure:
         raise CellFailed(f"{failure.ename}: {failure.evalue}".strip().splitlines()[-1]) from None
+    except NoSuchKernel as unknown:
+        unfinished.unlink(missing_ok=True)  # nothing ran
+        installed = ", ".join(KernelSpecManager().find_kernel_specs())
+        raise ValueError(f"kernel: got {unknown.name!r}, allowed are those installed: {installed}") from None
     _forget_paths(unfinished)
     return unfinished.replace(output)
 

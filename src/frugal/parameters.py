@@ -12,7 +12,7 @@ class Chapter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    seed: int = Field(0, ge=0, description="a whole number from 0")
+    seed: int = Field(0, ge=0, le=4_000_000_000, description="a whole number from 0 to 4000000000")  # image k has seed + k, to 2**32 - 1
     scale: Literal["smoke", "quick", "thesis"] = Field("quick", description="smoke, quick or thesis")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
 
@@ -22,8 +22,8 @@ class Diffusion(Chapter):
 
     steps: int = Field(50, ge=2, le=1000, description="a whole number from 2 to 1000")
     images: int = Field(4, ge=2, le=16, description="a whole number from 2 to 16")
-    watts: float = Field(65.0, gt=0, description="a number above 0")
-    price: float = Field(0.25, ge=0, description="a number from 0")
+    watts: float = Field(65.0, gt=0, allow_inf_nan=False, description="a finite number above 0")
+    price: float = Field(0.25, ge=0, allow_inf_nan=False, description="a finite number from 0")
 
 
 class UNet(Chapter):
@@ -39,6 +39,7 @@ class Autoencoder(Chapter):
 
     images: int = Field(32, ge=4, le=256, description="a whole number from 4 to 256")
     components: int = Field(32, ge=1, le=256, description="a whole number from 1 to 256")
+    seed: int = Field(0, ge=0, le=10_000, description="a whole number from 0 to 10000")  # of the first test face
 
 
 class Attention(Chapter):
@@ -104,6 +105,7 @@ class Experiments(Chapter):
                 f"prompts, guidance: got {self.prompts!r}, {self.guidance!r}, but model {self.model!r} follows no text: "
                 "allowed is None"
             )
+        self.fit_prompts()
         if self.prompts is not None and self.model in (None, "faces-sd"):
             for prompt in [self.prompts] if isinstance(self.prompts, str) else self.prompts:
                 try:
@@ -125,6 +127,14 @@ class Experiments(Chapter):
                     f"{merging.TOMESD_LARGEST_RATIO}, where its 2x2 cells end"
                 )
         return self
+
+    def fit_prompts(self) -> None:
+        """Raises ValueError for a list of more than one prompt that are not one an image."""
+        from frugal.measure import plan
+
+        images = self.images or plan.SCALES[self.scale].prompted
+        if isinstance(self.prompts, list) and len(self.prompts) not in (1, images):
+            raise ValueError(f"prompts: got {len(self.prompts)} texts, allowed is one, or one for each of the {images} images")
 
 
 def known_model(name: str | None) -> str | None:

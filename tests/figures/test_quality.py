@@ -96,3 +96,5 @@ def test_trajectories_have_a_line_a_ratio_for_each_model_and_metric(about):
     drawn = quality.trajectories(steps, about)
     assert [len(axes.get_lines()) for axes in drawn.figure.axes] == [2] * 4
     assert "faces-ddpm 0.55 to 1.00" in drawn.alt
+    two = quality.trajectories(pd.concat([steps, steps.assign(image=1)]), about)
+    assert "noise: one image, embedded" in drawn.caption and "noise: means over 2 images, embedded" in two.caption

@@ -62,6 +62,7 @@ def test_peaks_say_where_merging_raises_them():
     first, _, *lines = words.peaks(memory).splitlines()
     assert first == "Merging raises the peak in 1 of 2 cases, each measured once:"
     assert lines[0] == "* **one**: 1 MiB untouched, 2 MiB with 90% merged (+100%)" and lines[1].endswith("1 MiB with 90% merged (−50%)")
+    assert words.peaks(memory[memory.ratio == 0]).startswith("Peaks of steps with nothing merged, each measured once:\n\n* **one**: 1 MiB untouched\n")
 
 
 def test_readings_say_what_is_seen_or_not(times):
@@ -104,7 +105,7 @@ def test_the_bound_is_amdahl_s():
 
 def test_a_run_says_beforehand_what_it_takes():
     text = words.forecast({"seconds": 600.0, "memory": 2.0**31, "disk": 2.0**20, "cells": 3, "all": 4})
-    assert text.startswith("About 10 min, 2.0 GiB of memory and 1.0 MiB of disk: 3 of 4")
+    assert text.startswith("About 10 min of measuring, 2.0 GiB of memory and 1.0 MiB of disk: 3 of 4") and "come on top" in text
     assert "reads them" in words.forecast({"seconds": 0.0, "memory": 0.0, "disk": 0.0, "cells": 0, "all": 4})
 
 

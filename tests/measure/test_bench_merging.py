@@ -95,7 +95,9 @@ def test_the_layer_is_that_of_the_network(method, monkeypatch):
         ({"against": "todo"}, "against: got 'todo'"), ({"dtype": "float8"}, "dtype: got 'float8'"), ({"layer": True, "model": "x"}, "--model: got it where it changes nothing"),
         ({"method": "tomesd"}, "method: got 'tomesd', allowed are tome"), ({"batch": 0}, "batch: got 0"), ({"ratios": "0.95"}, "ratios: got .*, to 0.9"),
         ({"layer": True, "method": "nope"}, "method: got 'nope'"), ({"layer": True, "ratios": "0.95"}, "ratios: got"),
-        ({"quality": True, "method": "nope"}, "method: got 'nope'"), ({"images": 3}, "--images"), ({"resolutions": "0"}, "resolutions: got"), ({"quality": True, "ratios": "0.5"}, "--ratios"),
+        ({"quality": True, "method": "nope"}, "method: got 'nope'"), ({"images": 3}, "--images: got it where it changes nothing, allowed are --model, --weights, .*, --device, --dtype$"), ({"images": 0}, "--images: got it where"),
+        ({"quality": True, "images": 0}, "^images: got 0, allowed is a whole number from 1"), ({"quality": True, "images": -3}, "^images: got -3"), ({"layers": 2}, "--layers"),
+        ({"layer": True, "quality": True}, "--layer: got it where"), ({"resolutions": "0"}, "resolutions: got"), ({"quality": True, "ratios": "0.5"}, "--ratios: got it where it changes nothing, allowed are --images, --method"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(options, message):

@@ -342,13 +342,16 @@ def test_the_best_change_kept_is_a_measured_one():
     assert found["n_best_kind"] == "composed"
 
 
-def test_a_run_is_forecast_measured_and_then_free(store, folder):
+def test_a_run_is_forecast_measured_and_then_free(store, folder, monkeypatch):
     request = Experiments(model=folder, scale="smoke", images=2, steps=2, device="cpu")
     before = experiments.forecast(request)
     assert (
         before["cells"] == before["all"] > 5 and before["seconds"] > 0 and before["memory"] > 1e8 and before["disk"] > 0
     )
     run = experiments.Run(request)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "LOADING", 1.0)  # a second a parameter
+        assert experiments.forecast(request)["seconds"] > run.subjects[0].parameters
     tables = run.tables
     assert {"network", "layers", "seconds", "decode", "iterations", "memory", "quality", "fits", "noop"} <= set(tables)
     assert set(tables["quality"].ratio) == set(RATIOS)

@@ -99,7 +99,7 @@ def test_a_failed_measurement_leaves_nothing(store):
     assert not list(store.glob("*")) and not ask().reused
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"key": 1}', "\x00\x01", '"text"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"key": 1}', "\x00\x01", '"text"', "[" * 200_000])
 def test_an_unreadable_record_is_named_and_measured_anew(store, content):
     function = Counted()
     file = store / f"sweep-{ask(function).key}.json"
@@ -109,6 +109,23 @@ def test_an_unreadable_record_is_named_and_measured_anew(store, content):
     with pytest.warns(UserWarning, match=file.name):
         assert not ask(function).reused
     assert function.made == 2 and ask(function).reused and len(records.load_all()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": 5}, {"asked": None}, {"model": None}, {"device": []}, {"commit": 1}, {"quantities": []}, {"quantities": {}},
+        {"quantities": {"time": {"values": [1.0]}}}, {"quantities": {"time": {"unit": None, "values": [1.0]}}}, {"quantities": {"time": 1}},
+        *({"quantities": {"time": {"unit": "s", "values": values}}} for values in ([], "12", [10**400], ["12"], [True], [None], [[1.0]])),
+    ],
+)  # fmt: skip
+def test_a_record_of_other_types_is_named_and_left_out(store, change):
+    file = store / f"sweep-{ask().key}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    ask(asked={**ASKED, "ratio": 0.6})
+    with pytest.warns(UserWarning, match=file.name):
+        [left] = records.load_all()
+    assert left.asked["ratio"] == 0.6
 
 
 def test_a_record_under_another_name_is_refused(store):

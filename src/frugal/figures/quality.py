@@ -152,11 +152,12 @@ def trajectories(steps: pd.DataFrame, about: About, *, name: str = "05_section_4
                     axes.plot(middle, color=shades[ratio], label=f"{ratio:.0%}")
                 axes.set(title=model, ylabel=label, xlabel="denoising step")
         figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right center", title="ratio")
-    ends = steps[steps.step == steps.step.max()].groupby(["model", "ratio"]).ssim.mean()
+    ends, n = steps[steps.step == steps.step.max()].groupby(["model", "ratio"]).ssim.mean(), steps.image.nunique()
+    over = f"means over {n} images" if n > 1 else "one image"
     told = "; ".join(f"{model} {words.span(ends[model], '{:.2f}'.format)}" for model in models)
     caption = (
         "The image as the network sees it at each step (its estimate of the clean image), merged against unmerged from "
-        f"the same noise: means over {steps.image.nunique()} images, {style.weights_of(steps)} weights. Identical images, "
+        f"the same noise: {over}, {style.weights_of(steps)} weights. Identical images, "
         "as at ratio 0, are not drawn."
     )
     return style.finish(

@@ -176,7 +176,8 @@ def peaks(memory: pd.DataFrame) -> str:
         raised += list(merged > sizes[0])
         told = [f"{size:.4g} MiB with {ratio:.0%} merged ({percent(size / sizes[0] - 1, signed=True)})" for ratio, size in merged.items()]
         lines[model] = ", ".join([f"{sizes[0]:.4g} MiB untouched", *told])
-    return f"Merging raises the peak in {sum(raised)} of {len(raised)} cases, each measured once:\n\n{bullets(lines)}"
+    told = f"Merging raises the peak in {sum(raised)} of {len(raised)} cases" if raised else "Peaks of steps with nothing merged"
+    return f"{told}, each measured once:\n\n{bullets(lines)}"
 
 
 def noop(found: pd.DataFrame) -> str:
@@ -218,6 +219,6 @@ def forecast(found: dict[str, float]) -> str:
         return f"All {found['all']} measurements were made here before: this run reads them."
     disk = max(found["disk"] / 2**20, 0.1)
     return (
-        f"About {duration(found['seconds'])}, {found['memory'] / 2**30:.1f} GiB of memory and {disk:.1f} MiB of disk: "
-        f"{found['cells']:.0f} of {found['all']:.0f} measurements are still to be made."
+        f"About {duration(found['seconds'])} of measuring, {found['memory'] / 2**30:.1f} GiB of memory and {disk:.1f} MiB of disk: "
+        f"{found['cells']:.0f} of {found['all']:.0f} measurements are still to be made. Starting and drawing the figures come on top."
     )

@@ -208,10 +208,12 @@ def alone(
 
 
 LISTS = {"ratios": float, "resolutions": int, "backends": str}
+OF_NETWORK = tuple(name for name in Bench.__dataclass_fields__ if name not in ("layers", "scale"))  # two that the command line lacks
 OF_LAYER = ("ratios", "resolutions", "backends", "method", "rounds", "memory", "device", "dtype")
+OF_QUALITY = ("images", "method", "reuse", "device")
 
 
-def asked(layer: bool = False, quality: bool = False, images: int | None = None, **options) -> bool:
+def asked(layer: bool = False, quality: bool = False, **options) -> bool:
     """The command: texts such as "0.3,0.5" and "none" as values; whether the targets are met.
 
     Raises ValueError for what is not allowed, and for an option that would change nothing.
@@ -223,13 +225,13 @@ def asked(layer: bool = False, quality: bool = False, images: int | None = None,
             raise ValueError(f"--{name}: got {options[name]!r}, allowed are numbers with commas between them") from None
     if options.get("against") == "none":
         options["against"] = None
-    allowed = ("method", "reuse", "device") if quality else OF_LAYER if layer else tuple(Bench.__dataclass_fields__)
-    if (unused := [name for name in options if name not in allowed]) or (images and not quality) or (layer and quality):
-        raise ValueError(f"--{(unused or ['images' if images else 'layer'])[0]}: got it where it changes nothing, allowed are {', '.join(allowed)}")
+    allowed = OF_QUALITY if quality else OF_LAYER if layer else OF_NETWORK
+    if unused := [name for name in options if name not in allowed] + ["layer"] * (layer and quality):
+        raise ValueError(f"--{unused[0]}: got it where it changes nothing, allowed are {', '.join(f'--{name}' for name in allowed)}")
     if quality:
         from . import fidelity
 
-        return fidelity.told(images or 128, **options)
+        return fidelity.told(options.pop("images", 128), **options)
     if layer:
         return alone(**options)
     network(Bench(**options))

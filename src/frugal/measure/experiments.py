@@ -22,7 +22,7 @@ from .draws import Draw
 from .fits import curves, fit_decay
 from .footprint import memory
 from .numbers import numbers
-from .plan import RATIOS, SCALES, Cell, Scale, Share, Subject, shares, step_input, sweep
+from .plan import LOADING, RATIOS, SCALES, Cell, Scale, Share, Subject, shares, step_input, sweep
 from .timing import (
     changes,
     composed_times,
@@ -91,9 +91,7 @@ class Run:
     @cached_property
     def seconds(self) -> pd.DataFrame:
         """`image_seconds` of the thesis's 200 steps: generated on the clock where the scale does so, else scaled from steps."""
-        generated = (
-            image_seconds(self.iterations) if self.scale.times_large else image_seconds(self.iterations.iloc[:0])
-        )
+        generated = image_seconds(self.iterations if self.scale.times_large else self.iterations.iloc[:0])
         scaled = image_seconds(self.network)
         scaled = scaled[~scaled.model.isin(generated.model)]
         return pd.concat([part for part in (generated, scaled) if len(part)], ignore_index=True)
@@ -265,6 +263,7 @@ def forecast(request: Any) -> dict[str, float]:
     missing = [cell for cell in cells if cell.subject in absent or cell.missing(request.scale)]
     rates = {subject: _flops_a_second(subject) for subject in {cell.subject for cell in missing}}
     seconds = sum(cell.flops / rates[cell.subject] + cell.overhead for cell in missing)
+    seconds += LOADING * sum(subject.parameters for subject in rates)
     sizes = {subject: 4 * subject.parameters for subject in run.subjects}
     again = max((sizes[share.subject] for share in run._weighed), default=0)  # a fresh process measures peak memory
     found = {"seconds": seconds, "memory": PYTHON_BYTES + sum(sizes.values()) + again}

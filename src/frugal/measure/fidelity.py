@@ -114,6 +114,8 @@ def _watched(unet, ratio, way, method, reuse, seed, errors):
 def told(count: int = 128, steps: int = 25, **options) -> bool:
     """Print both comparisons with tomesd, options method, reuse and device; False where an image's likeness is surely lower or the
     mean error of attention is higher."""
+    if count < 1:
+        raise ValueError(f"images: got {count}, allowed is a whole number from 1")
     if (method := options.get("method", merging.METHOD)) not in merging.METHODS:  # before images are drawn
         raise ValueError(f"method: got {method!r}, allowed are {', '.join(merging.METHODS)}")
     whole = images(count=count, steps=steps, **options)

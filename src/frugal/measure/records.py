@@ -29,6 +29,7 @@ from .environment import commit, environment, versions
 KINDS = ("time", "memory", "quality", "count")
 OF_THIS_MACHINE = ("time", "memory")
 SCALES = ("smoke", "quick", "thesis")
+NOT_FINITE = ("inf", "-inf", "nan")  # PSNR of identical images; the accuracy of an attribute that no image shows
 STARTED = time.time()
 
 
@@ -267,15 +268,28 @@ def _write(file: Path, record: Record) -> None:
 
 
 def _read(file: Path, **marks) -> Record | None:
+    """A stored record; whatever else lies there, damaged or foreign, is named in a warning and None."""
     try:
         content = json.loads(file.read_text())
-        kept = {f.name: content[f.name] for f in fields(Record) if f.name not in ("reused", "series")}
+        kept = {f.name: _of_type(content[f.name], f.type, f.name) for f in fields(Record) if f.name not in ("reused", "series")}
         if file.stem != f"{kept['name']}-{kept['key']}":
             raise ValueError("it holds another record")
-        quantities = {q: {**e, "values": [float(v) for v in e["values"]]} for q, e in kept.pop("quantities").items()}
+        quantities = {quantity: _entry(quantity, entry) for quantity, entry in kept.pop("quantities").items()}
         if not quantities or not all(entry["values"] for entry in quantities.values()):
             raise ValueError("it holds no values")
         return Record(**kept, quantities=quantities, **marks)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         warnings.warn(f"unreadable record {file.name} ({type(error).__name__}: {error}): it is left out", stacklevel=3)
         return None
+
+
+def _of_type(value, kind, where: str):
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{where} is of type {type(value).__name__}")
+    return value
+
+
+def _entry(quantity: str, entry: Mapping) -> dict:
+    """The unit and the values of a quantity, as numbers: those that JSON has not are stored as text."""
+    unit, values = _of_type(entry["unit"], str, f"unit of {quantity}"), _of_type(entry["values"], list, quantity)
+    return {"unit": unit, "values": [float(v if v in NOT_FINITE else _of_type(v, int | float, quantity)) for v in values]}
