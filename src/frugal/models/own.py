@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
+BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
 def inside(network: nn.Module) -> nn.Module:
@@ -37,20 +38,26 @@ def written_out(scheduler: Any) -> "SchedulerMixin":
 
 def check_schedule(scheduler: Any, config: Mapping) -> None:
     """Raises ValueError unless `config`, its configuration, gives every sampler the noise that a scheduler has itself."""
+    signal, kind = getattr(scheduler, "alphas_cumprod", None), config.get("prediction_type", PREDICTIONS[0])
+    made = _signal(config)
+    same = isinstance(signal, torch.Tensor) and signal.shape == made.shape
+    if not same or not torch.allclose(made, signal.cpu().to(made.dtype), rtol=1e-4, atol=1e-6) or kind not in PREDICTIONS:
+        what = type(scheduler).__name__ if kind in PREDICTIONS else f"{type(scheduler).__name__} of prediction_type {kind!r}"
+        raise ValueError(
+            f"scheduler: got {what}, allowed is one whose configuration gives its betas, as those of DDPM, DDIM, PNDM, DPM-Solver, "
+            f"Euler and LCM do, and whose prediction_type is {', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}"
+        )
+
+
+def _signal(config: Mapping) -> torch.Tensor:
+    """alphas_cumprod as a scheduler made from `config` has them; none where DDPM's does not know the shape of its betas."""
     from diffusers import DDPMScheduler
 
-    signal, kind = getattr(scheduler, "alphas_cumprod", None), config.get("prediction_type", PREDICTIONS[0])
-    if isinstance(signal, torch.Tensor) and kind in PREDICTIONS:
-        try:
-            made = DDPMScheduler.from_config(config).alphas_cumprod
-        except NotImplementedError:  # betas of a shape that DDPM does not have
-            made = torch.empty(0)
-        if made.shape == signal.shape and torch.allclose(made, signal.cpu().to(made.dtype), rtol=1e-4, atol=1e-6):
-            return
-    raise ValueError(
-        f"scheduler: got {type(scheduler).__name__} of prediction_type {kind!r}, allowed is one whose configuration gives discrete "
-        f"betas, as those of DDPM, DDIM, PNDM, DPM-Solver, Euler and LCM do, and a prediction_type of {', '.join(PREDICTIONS)}"
-    )
+    values = {key: config[key] for key in BETAS if key in config and key not in config.get("_use_default_values", ())}
+    try:
+        return DDPMScheduler(**values).alphas_cumprod
+    except NotImplementedError:
+        return torch.empty(0)
 
 
 def learns_variance(unet: nn.Module, scheduler: Any) -> bool:
