@@ -133,11 +133,11 @@ def _network(given: Any) -> tuple[nn.Module, int]:
 
 def _size(unet: nn.Module, resolution: Any, downsampling: int) -> tuple[int, int]:
     """The size of the network's input for an image of `resolution` pixels."""
-    own = unet.config.sample_size
-    if resolution is None and own is None:
+    usual = unet.config.sample_size
+    if resolution is None and usual is None:
         raise ValueError("resolution: got None, but the network's configuration names no sample_size: allowed is a side in pixels or a pair (height, width)")
     if resolution is None:
-        return (own, own) if isinstance(own, int) else tuple(own)
+        return (usual, usual) if isinstance(usual, int) else tuple(usual)
     sides = tuple(resolution) if isinstance(resolution, tuple | list) else (resolution, resolution)
     multiple = downsampling * capacity.multiple(unet)
     whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)

@@ -71,8 +71,8 @@ def sample(
 ) -> Tensor:
     """Images, float32 [n, 3, H, W] in [0, 1] on the CPU, one a seed. Raises ValueError for bad input.
 
-    A text-conditioned model without prompts samples unconditionally. `model.guidance` is 2 of a model that knows the words of
-    captions alone and 7.5 of any other; denoise(), which knows no model's own, takes 7.5.
+    A text-conditioned model without prompts samples unconditionally. Its own guidance is zoo.FACES_GUIDANCE where it knows the
+    words of captions alone, else zoo.GUIDANCE; denoise() takes the latter of every model.
     """
     _check_model(model)
     _check_sampler(model, sampler)
