@@ -5,8 +5,8 @@ import pytest
 from frugal import zoo
 from frugal.measure import draws
 from frugal.measure.plan import Subject
-from frugal.methods.samplers import GUIDANCE
 from frugal.models import faces
+from frugal.models.zoo import FACES_GUIDANCE, GUIDANCE
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_prompts_are_one_a_seed_and_the_model_s_own_where_none_are_asked_for(pro
 def test_faces_are_prompted_by_captions_of_test_faces_whatever_the_model_is_called(faced, prompted):
     for subject in (Subject("faces-sd"), faced):
         drawn = draws.draw(subject, 2, 5, seed=4)
-        assert drawn.prompts == tuple(faces.Faces("test")[k]["caption"] for k in (4, 5)) and drawn.guidance == draws.FACES_GUIDANCE
-    assert not draws.of_faces(prompted.model)
+        assert drawn.prompts == tuple(faces.Faces("test")[k]["caption"] for k in (4, 5)) and drawn.guidance == FACES_GUIDANCE
+    assert not prompted.model.of_captions
 
 
 def test_guidance_is_stated_whatever_was_asked(prompted):

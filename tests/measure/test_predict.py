@@ -1,10 +1,11 @@
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import AttnProcessor
 
 import frugal
@@ -194,6 +195,26 @@ def test_another_architecture_is_another_question(clock):
     assert [names for names in clock[1] if names == ["step"]] == [["step"]] * 3 and len(clock[1]) == 6
 
 
+def test_processors_of_ones_own_are_timed_every_time_and_leave_no_record(clock, store):
+    class Own(AttnProcessor):
+        pass
+
+    unet, (_, asked) = pixels(), clock
+    for layer in merging.self_attentions(unet):
+        layer.attention.set_processor(Own())
+    assert predict_speedup(unet, ratio=0.5) == predict_speedup(unet, ratio=0.5)
+    assert asked == [["step"], ["matching", "reusing", "whole"]] * 2 and not store.exists()
+
+
+def test_a_network_set_to_run_in_another_way_is_another_question(clock):
+    unet = text()
+    for change in (lambda: None, lambda: unet.set_attention_slice(1), lambda: unet.set_attention_slice(2)):
+        change()
+        predict_speedup(unet, ratio=0.5)
+        predict_speedup(unet, ratio=0.5)
+    assert [names for names in clock[1] if names == ["step"]] == [["step"]] * 3 and len(clock[1]) == 6
+
+
 def test_a_matching_that_is_reused_is_spread_over_its_steps(clock, monkeypatch):
     unet, (table, asked) = pixels(), clock
     table["layers"] = len(layers_of(unet))
@@ -311,12 +332,33 @@ def test_models_pipelines_and_their_resolutions(clock, text_pipeline):
         ({"downsampling": 0}, "downsampling: got 0, allowed is a whole number from 1 on"),
         ({"foo": 1}, "^foo: got an argument that predict_speedup does not have, allowed are .* seed and reuse$"),
         ({"unet": 1}, "^unet: got an argument"),
+        ({"resolution": 10**7}, "^resolution: got 10000000x10000000 px, allowed is less: even a sixteenth of it"),
     ],
 )
 def test_what_is_not_allowed_is_refused_before_anything_is_timed(monkeypatch, wrong, message):
     monkeypatch.setattr(cost, "interleaved", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(ValueError, match=message):
         predict_speedup(pixels(), **{"ratio": 0.5, **wrong})
+
+
+def test_a_network_without_a_size_of_its_own_asks_for_a_resolution(clock):
+    unet = pixels()
+    unet.register_to_config(sample_size=None)
+    with pytest.raises(ValueError, match="resolution: got None, .* names no sample_size: allowed is a side in pixels or a pair"):
+        predict_speedup(unet, ratio=0.5)
+    assert predict_speedup(unet, ratio=0.5, resolution=16).resolution == (16, 16)
+
+
+def test_a_compiled_network_is_refused_with_what_would_do(text_pipeline):
+    compiled = torch.compile(text_pipeline.unet, backend="eager")
+    for given in (compiled, SimpleNamespace(unet=compiled)):
+        with pytest.raises(ValueError, match="^unet_or_model: got a network wrapped by torch.compile, .* the network inside, `_orig_mod`, would do"):
+            predict_speedup(given, ratio=0.5)
+
+
+def test_a_pipeline_s_scheduler_and_mode_are_not_asked_for_and_left_alone(clock):
+    given = SimpleNamespace(unet=sdxl().train(), scheduler=FlowMatchEulerDiscreteScheduler())
+    assert predict_speedup(given, ratio=0.5, resolution=8).resolution == (8, 8) and given.unet.training
 
 
 def test_networks_that_cannot_be_merged_are_refused():

@@ -105,9 +105,10 @@ def test_mean_interval_of_little():
     assert np.isnan(quality.mean_interval([3.0]).low)
     assert quality.mean_interval([3.0] * 5) == quality.Estimate(3.0, 3.0, 3.0, 5)
     assert quality.mean_interval([1, 2, 5], seed=4) == quality.mean_interval([1, 2, 5], seed=4)
-    for bad in ([], [1.0, np.nan]):
-        with pytest.raises(ValueError, match="values"):
-            quality.mean_interval(bad)
+    for bad in ([], [1.0, np.nan], [-np.inf, 1.0, 2.0]):
+        for interval in (quality.mean_interval, quality.median_interval):
+            with pytest.raises(ValueError, match="values"):
+                interval(bad)
     with pytest.raises(ValueError, match="level"):
         quality.mean_interval([1, 2], level=95)
 

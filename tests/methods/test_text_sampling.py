@@ -1,5 +1,7 @@
 """Sampling that follows a caption: equal to diffusers' own pipeline, one prompt a seed, guidance stated."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import PNDMScheduler
@@ -8,6 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from frugal import merge_tokens, sample, zoo
 from frugal.methods.samplers import denoise
 from frugal.models import faces
+from frugal.models.zoo import FACES_GUIDANCE, GUIDANCE
 
 PROMPTS = [faces.Faces("test")[k]["caption"] for k in range(2)]
 
@@ -48,6 +51,28 @@ def test_images_depend_on_seed_and_prompt_alone(text_pipeline):
 def test_without_prompts_it_is_unconditional(text_pipeline):
     model = zoo.load(text_pipeline)
     assert torch.equal(sample(model, [0], steps=2), sample(model, [0], steps=2, prompts=[""], guidance=1.0))
+
+
+def test_guidance_is_the_model_s_own_where_none_is_asked_for(text_pipeline):
+    captions = zoo.load(text_pipeline)
+    ordinary = replace(captions, tokenizer=NoUnknown(captions.tokenizer))
+    for model, own in ((captions, FACES_GUIDANCE), (ordinary, GUIDANCE)):
+        assert model.guidance == own and model.of_captions == (own == FACES_GUIDANCE)
+        for options in ({}, {"sampler": "speculative"}, {"sampler": "parallel"}):
+            default = sample(model, [0], steps=2, prompts=PROMPTS[0], **options)
+            assert torch.equal(default, sample(model, [0], steps=2, prompts=PROMPTS[0], guidance=own, **options))
+    assert zoo.load("faces-sd", device="cpu").guidance == FACES_GUIDANCE
+    assert zoo.load("faces-ldm", device="cpu").guidance == GUIDANCE
+
+
+class NoUnknown:
+    """A tokenizer that has a token for whatever it is given."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def __call__(self, *arguments, **options):
+        return self.words(*arguments, **options)
 
 
 def test_both_halves_of_guidance_merge_alike(text_pipeline):

@@ -8,11 +8,10 @@ from transformers import CLIPModel
 from ..methods.samplers import sample
 from ..models import faces, text, zoo
 from . import judge
-from .draws import FACES_GUIDANCE
 from .marks import SAMPLES, SIZE, STEPS, Mark, reconstruct
 
 RETRIEVALS, TOGETHER = 20, 64  # random sets, faces in each
-GUIDANCES, STATED = (1.0, 1.5, 2.0, 3.0, 5.0), FACES_GUIDANCE  # swept; the one that marks are given at
+GUIDANCES, STATED = (1.0, 1.5, 2.0, 3.0, 5.0), zoo.FACES_GUIDANCE  # swept; the one that marks are given at
 
 
 def clip_marks() -> list[Mark]:

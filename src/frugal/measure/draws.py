@@ -6,14 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..methods import samplers
-from ..models import faces, text
+from ..models import faces
 
 if TYPE_CHECKING:
     from ..models.zoo import Model
     from .plan import Subject
 
-FACES_GUIDANCE = 2.0  # of a model that knows the words of captions alone; of others diffusers' own default
 PROMPTS = Path(__file__).with_name("prompts.txt")  # of models that know more than faces
 
 
@@ -54,21 +52,15 @@ def draw(
         raise ValueError(f"prompts: got {len(given)}, allowed are 1 or as many as images, {images}")
     said = tuple(given) * (images if len(given) == 1 else 1)
     published = type(subject.model.scheduler).__name__ == "PNDMScheduler"
-    strength = guidance or (FACES_GUIDANCE if of_faces(subject.model) else samplers.GUIDANCE)
-    return Draw(steps, seeds, "pndm" if published else "ddim", said, float(strength))
+    return Draw(steps, seeds, "pndm" if published else "ddim", said, float(guidance or subject.model.guidance))
 
 
 def own_prompts(seeds: Iterable[int], model: "Model") -> list[str]:
     """The prompts of these seeds where none are asked for."""
-    if of_faces(model):
+    if model.of_captions:
         data = faces.Faces("test")
         return faces.captions(data.parameters([k % len(data) for k in seeds]))
     return [_lines()[k % len(_lines())] for k in seeds]
-
-
-def of_faces(model: "Model") -> bool:
-    """Whether a text-conditioned model knows the words of captions alone: faces-sd, whatever it is called and wherever it lies."""
-    return bool(text.unknown_words(model.tokenizer, _lines()))
 
 
 @cache

@@ -4,7 +4,6 @@ Each is a record of this machine. Shapes and modules decide them, not what was l
 """
 
 import contextlib
-import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,8 +18,8 @@ from torch import nn
 
 from ..methods import merging
 from ..methods.merging import Layer, merge_tokens
-from ..models import zoo
-from . import alone, capacity, cost, records
+from ..models import own
+from . import alone, capacity, cost, fingerprint, records
 from .backends import BACKENDS, attending
 from .plan import MERGING, TIMESTEP, step_input
 
@@ -66,7 +65,9 @@ class Question:
         return step_input(self.unet, device=device or self.device, size=self.size, batch=self.batch)
 
     def measure(self, kind: str, name: str, function, source: tuple, **asked) -> dict[str, np.ndarray]:
-        """The values of a record, measured now unless stored."""
+        """The values of a record, measured now unless stored; only measured where nobody can say what time depends on."""
+        if fingerprint.opaque(self.unet):
+            return {quantity: np.array(entry["values"], dtype=np.float64) for quantity, entry in function(self).items()}
         asked |= {"size": self.size, "batch": self.batch, "layers": [layer.name for layer in self.layers]}
         model = {"name": type(self.unet).__name__, "weights": "any", "weights_hash": self.architecture}
         about = {"scale": self.scale, "source": source, "model": model, "device": str(self.device)}
@@ -74,11 +75,7 @@ class Question:
 
     @cached_property
     def architecture(self) -> str:
-        """Hash of all that time depends on: kinds of modules, shapes, kinds of attention processors."""
-        parts: list[tuple] = [(name, type(module).__name__) for name, module in self.unet.named_modules()]
-        parts += [(name, tuple(t.shape), str(t.dtype)) for name, t in self.unet.state_dict().items()]
-        parts += [(name, type(a.processor).__name__, a.heads) for name, a in cost.attention_layers(self.unet)]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        return fingerprint.fingerprint(self.unet)
 
 
 @dataclass(frozen=True)
@@ -121,20 +118,26 @@ def question(
 
 def _network(given: Any) -> tuple[nn.Module, int]:
     """The network, and the pixels of an image to a place of its input."""
-    if isinstance(given, UNet2DModel | UNet2DConditionModel):
-        return given, 8 if isinstance(given, UNet2DConditionModel) else 1
-    if not isinstance(given, zoo.Model) and not isinstance(getattr(given, "unet", None), nn.Module):
+    bare = isinstance(given, nn.Module)
+    unet, vae = (given, None) if bare else (own.parts(given)[part] for part in ("unet", "vae"))
+    if hasattr(unet, "_orig_mod"):
+        inside = "the network inside, `_orig_mod`, would do, and is timed as it runs without torch.compile"
+        raise ValueError(f"unet_or_model: got a network wrapped by torch.compile, allowed is one that is not: {inside}")
+    if not isinstance(unet, UNet2DModel | UNet2DConditionModel):
         allowed = "a UNet2DModel, a UNet2DConditionModel, a frugal model or a pipeline with one of them"
         raise ValueError(f"unet_or_model: got {type(given).__name__}, allowed is {allowed}")
-    model = given if isinstance(given, zoo.Model) else zoo.load(given)
-    return model.unet, 1 if model.vae is None else 2 ** (len(model.vae.config.block_out_channels) - 1)
+    if bare:
+        return unet, 8 if isinstance(unet, UNet2DConditionModel) else 1
+    return unet, 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def _size(unet: nn.Module, resolution: Any, downsampling: int) -> tuple[int, int]:
     """The size of the network's input for an image of `resolution` pixels."""
-    own = unet.config.sample_size
+    usual = unet.config.sample_size
+    if resolution is None and usual is None:
+        raise ValueError("resolution: got None, but the network's configuration names no sample_size: allowed is a side in pixels or a pair (height, width)")
     if resolution is None:
-        return (own, own) if isinstance(own, int) else tuple(own)
+        return (usual, usual) if isinstance(usual, int) else tuple(usual)
     sides = tuple(resolution) if isinstance(resolution, tuple | list) else (resolution, resolution)
     multiple = downsampling * capacity.multiple(unet)
     whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side > 0 for side in sides)
@@ -208,11 +211,12 @@ def _px(question: Question) -> str:
 
 def _largest(question: Question, part: str) -> tuple[int, int]:
     """The size asked for or the next half of it at which a part of the network can be run on this machine."""
-    for size in capacity.halves(question.unet, question.size):
-        smaller = replace(question, size=size)
-        flops = count_flops(smaller)
+    scores = question.backend == "math" or any(type(a.processor) is AttnProcessor for a in question.attentions)
+    sizes = list(capacity.halves(question.unet, question.size))
+    possible = capacity.memory(question.unet, sizes[-1], question.batch, scores) <= capacity.free(question.device)
+    for size in sizes if possible else ():  # else there may be no memory for the input with which FLOPs are counted
+        flops = count_flops(replace(question, size=size))
         operations = flops["layers"] + (flops["rest"] if part == "network" else 0)
-        scores = question.backend == "math" or any(type(a.processor) is AttnProcessor for a in question.attentions)
         if capacity.fits(question.unet, size, question.batch, operations, scores):
             return size
     raise ValueError(f"resolution: got {_px(question)}, allowed is less: even a sixteenth of it cannot be run here")

@@ -80,12 +80,12 @@ def predict_speedup(
     """Predict the speed-up of a denoising step by token merging, from times measured once on this machine.
 
     Runs the untouched network a few times and the layers to be merged alone, whole and merged, never a merged network.
-    The times are records, and asking again costs nothing. What is too large to be run here is scaled by FLOPs from a
+    The times are records, and asking again costs nothing but of a network with attention processors of your own, which is timed anew. What is too large to be run here is scaled by FLOPs from a
     smaller size, and `how` says so. Weights do not matter. `downsampling` of a bare UNet2DConditionModel is 8, of
     a bare UNet2DModel 1, of a model or pipeline what its autoencoder does. With `reuse` above 1 a matching's time is spread
     over its steps. Ratio 0 is 1 exactly, and nothing is measured.
-    Raises ValueError for what merge_tokens refuses, an argument that neither has, and a resolution, backend, batch or
-    downsampling that this network or machine does not take. Source: Amdahl 1967; a merged layer's cost has matching and copies in it.
+    Raises ValueError for what merge_tokens refuses, an argument that neither has, a network wrapped by torch.compile, and a
+    resolution, backend, batch or downsampling that this network or machine does not take. Source: Amdahl 1967; a merged layer's cost has matching and copies in it.
     """
     options |= {"layers": layers, "batch": batch, "downsampling": downsampling, "rounds": rounds, "scale": scale}
     question = layertimes.question(unet_or_model, method, ratio, resolution, backend, **options)

@@ -60,7 +60,7 @@ def mean_interval(values, level: float = 0.95, seed: int = 0) -> Estimate:
     """The mean of the finite values with its bootstrap interval (BCa, 9,999 resamples).
 
     Infinite values, PSNR of identical images, are counted apart; where all are, the value is infinite.
-    Raises ValueError for no values, nan or a level outside (0, 1).
+    Raises ValueError for no values, nan, negative infinity or a level outside (0, 1).
     """
     from scipy.stats import bootstrap
 
@@ -100,10 +100,9 @@ def median_interval(values, level: float = 0.95) -> Estimate:
 def _finite(values) -> tuple[np.ndarray, int]:
     """The finite values, and the number of infinite ones."""
     values = np.asarray(values, dtype=np.float64).ravel()
-    if not values.size or np.isnan(values).any():
-        raise ValueError(
-            f"values: got {values.size} values, {np.isnan(values).sum()} of them nan; one or more numbers are allowed"
-        )
+    bad = np.isnan(values) | np.isneginf(values)
+    if not values.size or bad.any():
+        raise ValueError(f"values: got {values.size} values, {bad.sum()} of them nan or -inf; one or more numbers are allowed")
     finite = values[np.isfinite(values)]
     return finite, values.size - finite.size
 

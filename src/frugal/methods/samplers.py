@@ -6,43 +6,23 @@ Noise comes from each image's own seed, so image k is the same whatever the batc
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib import import_module
 from inspect import Parameter, signature
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ..models import own
+from ..models.zoo import GUIDANCE, Model
+from .ddim import DDIMScheduler
 from .reuse import Run
 
-if TYPE_CHECKING:
-    from ..models.zoo import Model
-
 BATCH = 32  # images at once unless told otherwise
-GUIDANCE = 7.5  # diffusers' own default for Stable Diffusion
 Network = Callable[[Tensor, Tensor], Tensor]  # noisy sample, time -> prediction, float32
-
-
-class DDIMScheduler(diffusers.DDIMScheduler):
-    """diffusers' DDIM, whose step ends where the next one begins also where `steps` does not divide the training steps.
-
-    There the library steps by the quotient rounded down, while trailing and linspace time steps are further apart.
-    """
-
-    def step(self, model_output: Tensor, timestep: Tensor, *args: Any, **options: Any) -> Any:
-        following = self.timesteps[self.timesteps < timestep]
-        stride = int(timestep - following[0]) if len(following) else int(timestep) + 1
-        steps = self.num_inference_steps
-        self.num_inference_steps = Fraction(self.config.num_train_timesteps, stride)  # its floor quotient is the stride
-        try:
-            return super().step(model_output, timestep, *args, **options)
-        finally:
-            self.num_inference_steps = steps
-
 
 SAMPLERS = {  # name: (scheduler, its options besides the model's own configuration)
     "ddpm": (diffusers.DDPMScheduler, {}),  # Ho et al., arXiv 2006.11239
@@ -59,12 +39,12 @@ SAMPLERS = {  # name: (scheduler, its options besides the model's own configurat
     "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
 }
 
-
 OWN_PACE = {  # samplers whose images advance at their own pace, each a module beside this one: its rounds, and why eta is 0
     "speculative": ("speculate", "whose noise is told by churn"),
     "parallel": ("rounds", "whose solvers draw no noise"),
 }
 STOCHASTIC = ("ddpm", "ddim", "dpmpp_2m_sde")  # may draw noise in every step
+LEARNED = ("ddpm", "dpmpp_2m", "dpmpp_2m_sde")  # take a network that learns the variance of its steps beside its prediction
 
 
 @dataclass(frozen=True)
@@ -81,21 +61,24 @@ def sample(
     model: "Model",
     seeds: Iterable[int],  # one image each
     steps: int = 50,  # 1 .. the scheduler's training steps
-    sampler: str = "ddim",  # a name in SAMPLERS
+    sampler: str = "ddim",  # a name in SAMPLERS or OWN_PACE
     *,
     batch_size: int | None = None,  # images at once; default 32; changes no image
     eta: float = 0.0,  # of ddim: 0 deterministic .. 1 as noisy as ddpm
     prompts: Sequence[str] | None = None,  # of a text-conditioned model: one for all seeds, or one a seed
-    guidance: float | None = None,  # classifier-free, 1 (none) or more; default GUIDANCE where there are prompts
+    guidance: float | None = None,  # classifier-free, 1 (none) or more; default the model's own where there are prompts
     **pace: Any,  # with sampler="speculative" or "parallel": options of speculative.speculate, of parallel.rounds
 ) -> Tensor:
     """Images, float32 [n, 3, H, W] in [0, 1] on the CPU, one a seed. Raises ValueError for bad input.
 
-    A text-conditioned model without prompts samples unconditionally.
+    A text-conditioned model without prompts samples unconditionally. Its own guidance is zoo.FACES_GUIDANCE where it knows the
+    words of captions alone, else zoo.GUIDANCE; denoise() takes the latter of every model.
     """
     _check_model(model)
+    _check_sampler(model, sampler)
     seeds = _seeds(seeds)
     prompts = _prompts(model, prompts, len(seeds))
+    guidance = model.guidance if guidance is None and prompts else guidance
     size = BATCH if batch_size is None else _whole("batch_size", batch_size, 1)
     run = _run(sampler, eta, pace)
     images = []
@@ -225,6 +208,15 @@ def _scheduler(model: "Model", steps: int, sampler: str) -> Any:
 def _check_model(model: "Model") -> None:
     if not hasattr(model, "latent_shape") or not hasattr(model, "scheduler"):
         raise ValueError(f"model: got {type(model).__name__}, allowed is what frugal.zoo.load returns")
+    own.check_network(model.name, model.unet, model.scheduler)
+
+
+def _check_sampler(model: "Model", sampler: str) -> None:
+    known = (*SAMPLERS, *OWN_PACE)
+    if not isinstance(sampler, str) or sampler not in known:
+        raise ValueError(f"sampler={sampler!r} is not one of {', '.join(known)}")
+    if sampler not in LEARNED and own.learns_variance(model.unet, model.scheduler):
+        raise ValueError(f"sampler={sampler!r}: model {model.name!r} learns the variance of its steps; allowed are {', '.join(LEARNED)}")
 
 
 def _prompts(model: "Model", prompts: Sequence[str] | None, count: int) -> list[str] | None:

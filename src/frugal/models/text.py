@@ -16,6 +16,7 @@ from . import faces, hub
 LENGTH = 32  # tokens of a caption, with its start and end; the longest needs 27
 SPECIAL = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<unknown>"}
 WORD = re.compile(r"\w+|[^\w\s]+")  # what the tokenizer takes for one
+ORDINARY = "a photograph of an astronaut riding a horse on the moon"  # words that no caption has
 WIDTH, PATCH = 128, 8  # of both encoders; side of a patch of the image, in pixels
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import paths
+from . import own
 from .architectures import PUBLISHED, SEED, SHORT, architecture, published, randomise
 from .hub import GONE, ID, MissingWeights, fetch, lacking, layout, read
 
@@ -26,6 +27,8 @@ EMBEDDED = {  # name: {part shared with other models: its folder}
 }
 SOURCES = ("auto", "embedded", "hub", "random")
 NETWORKS = ("unet", "vae", "text_encoder")
+GUIDANCE = 7.5  # diffusers' own default for Stable Diffusion
+FACES_GUIDANCE = 2.0  # of a model that knows the words of captions alone
 
 __all__ = ["MissingWeights", "Model", "architecture", "export", "load", "names"]
 
@@ -77,7 +80,7 @@ class Model:
         # A VQModel that names no factor was trained without one (CompVis's scale_factor is 1): diffusers' default of
         # 0.18215 is Stable Diffusion's, and ruins these images (huggingface/diffusers issue 6725).
         unnamed = "scaling_factor" in config.get("_use_default_values", ())
-        scale = 1.0 if unnamed and type(self.vae).__name__ == "VQModel" else config.scaling_factor
+        scale = 1.0 if unnamed and type(own.inside(self.vae)).__name__ == "VQModel" else config.scaling_factor
         return float(scale), float(config.get("shift_factor") or 0.0)
 
     @torch.no_grad()
@@ -100,7 +103,19 @@ class Model:
     @property
     def conditional(self) -> bool:
         """Whether the network is steered by text."""
-        return type(self.unet).__name__ == "UNet2DConditionModel"
+        return any(kind.__name__ == "UNet2DConditionModel" for kind in type(own.inside(self.unet)).__mro__)
+
+    @property
+    def of_captions(self) -> bool:
+        """Whether it knows the words of captions alone: faces-sd, whatever it is called and wherever it lies."""
+        from .text import ORDINARY, unknown_words
+
+        return bool(unknown_words(self.tokenizer, [ORDINARY]))
+
+    @property
+    def guidance(self) -> float:
+        """Weight of classifier-free guidance at which prompts are followed unless another is asked for."""
+        return FACES_GUIDANCE if self.of_captions else GUIDANCE
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
@@ -128,7 +143,7 @@ class Model:
             return f"random-{hashlib.sha256(configuration).hexdigest()[:12]}-seed{SEED}"
         settings = {part: _settings(network) for part, network in {**self.parts(), "scheduler": self.scheduler}.items()}
         settings["scale"] = self.latent_scale
-        tensors = [(f"{part}.{key}", t) for part, net in sorted(self.parts().items()) for key, t in net.state_dict().items()]
+        tensors = [(f"{part}.{key}", t) for part, net in sorted(self.parts().items()) for key, t in own.inside(net).state_dict().items()]
         state = json.dumps(settings, sort_keys=True, default=str), [(t.data_ptr(), t._version) for _, t in tensors]
         if self._hashed is None or self._hashed[0] != state:  # reading every weight takes a while
             digest = hashlib.sha256(state[0].encode())
@@ -173,8 +188,9 @@ def load(
 ) -> Model:
     """A model ready to sample. weights="random" gives a published architecture with seeded random weights, no download.
 
-    A pipeline in memory keeps its own device and dtype where these are not given. Raises MissingWeights, which tells
-    the command that gets them, and ValueError for anything it does not know.
+    A pipeline in memory keeps its own device and dtype where these are not given; its networks are put in evaluation mode, and
+    the model gets a scheduler of its own, of the same values. Raises MissingWeights, which tells the command that gets them,
+    and ValueError for anything it does not know and for a scheduler whose noise is no discrete schedule of betas.
     """
     if weights not in SOURCES:
         raise ValueError(f"weights={weights!r} is not one of {', '.join(SOURCES)}")
@@ -182,9 +198,10 @@ def load(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype={dtype!r} is not a floating-point torch dtype")
     model = _find(name, weights, revision)
-    own = model.weights == "memory"
+    own.check_schedule(model.scheduler, model.scheduler.config)
+    given = model.weights == "memory"
     for network in model.parts().values():
-        to = {"device": None if own and device == "auto" else place, "dtype": dtype or (None if own else torch.float32)}
+        to = {"device": None if given and device == "auto" else place, "dtype": dtype or (None if given else torch.float32)}
         nn.Module.to(network, **to)  # diffusers' own `to` warns of every dtype, of no module in particular
     return model
 
@@ -236,12 +253,13 @@ def _from_architecture(name: Any) -> Model:
 
 
 def _from_pipeline(pipeline: "DiffusionPipeline") -> Model:
-    unet, scheduler = (getattr(pipeline, part, None) for part in ("unet", "scheduler"))
-    if not isinstance(unet, nn.Module) or scheduler is None:
+    parts = own.parts(pipeline)
+    if not isinstance(parts["unet"], nn.Module) or parts["scheduler"] is None:
         raise ValueError(f"name={type(pipeline).__name__} is neither text nor a pipeline with a unet and a scheduler")
-    vae = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
-    text = {part: getattr(pipeline, part, None) for part in ("text_encoder", "tokenizer")}
-    return Model(type(pipeline).__name__, "memory", unet, scheduler, vae, **text)
+    model = Model(type(pipeline).__name__, "memory", **parts | {"scheduler": own.written_out(parts["scheduler"])})
+    for network in model.parts().values():
+        network.eval()
+    return model
 
 
 def _from_package(name: str) -> Model:
@@ -267,38 +285,14 @@ def _from_hub(name: str, revision: str | None) -> Model:
 
 
 def export(name: str | Path, folder: str | Path) -> Path:
-    """Writes a model, float32, as a whole diffusers pipeline: DDPM, LDM or Stable Diffusion.
+    """Writes a model, float32, as a whole diffusers pipeline: DDPM, LDM or Stable Diffusion, see `exported.pipeline`.
 
-    The latter two know a scale of the latents but no shift, so the shift moves into the autoencoder's 1x1
-    convolutions: same images. `folder` must be new or empty; ValueError where it is not.
+    `folder` must be new or empty; ValueError where it is not.
     """
-    from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, StableDiffusionPipeline
+    from .exported import pipeline
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder={str(folder)!r} exists already and is not an empty folder")
-    model = load(name, device="cpu")
-    if model.vae is not None:
-        _fold_shift(model)
-    if model.conditional:
-        parts = {part: getattr(model, part) for part in ("vae", "text_encoder", "tokenizer", "unet")}
-        unused = dict.fromkeys(("safety_checker", "feature_extractor"))
-        scheduler = DDIMScheduler.from_config(model.scheduler.config)
-        pipeline = StableDiffusionPipeline(**parts, **unused, scheduler=scheduler, requires_safety_checker=False)
-    elif model.vae is None:
-        pipeline = DDPMPipeline(model.unet, DDPMScheduler.from_config(model.scheduler.config))
-    else:
-        pipeline = LDMPipeline(model.vae, model.unet, DDIMScheduler.from_config(model.scheduler.config))
-    pipeline.save_pretrained(folder)
+    pipeline(load(name, device="cpu")).save_pretrained(folder)
     return folder
-
-
-@torch.no_grad()
-def _fold_shift(model: Model) -> None:
-    scale, shift = model.latent_scale
-    if shift:  # post_quant_conv(z + shift) and quant_conv(h) - shift, exactly, as neither has padding
-        after, before = model.vae.post_quant_conv, model.vae.quant_conv
-        after.bias += shift * after.weight.sum(dim=(1, 2, 3))
-        before.bias[: model.vae.config.latent_channels] -= shift
-        model.vae.register_to_config(shift_factor=None)
-    model.vae.register_to_config(scaling_factor=scale)
