@@ -91,7 +91,7 @@ def elsewhere() -> str:
     rows = []
     for (device, model), own in found.groupby(["device", "model"], sort=False):
         cells = {row.ratio: f"{change(row.change, row.low, row.high)}, {row.verdict}" for row in own.itertuples()}
-        rows.append((device, f"{model}, {_side(model)} px", *(cells.get(ratio, "") for ratio in ratios)))
+        rows.append((device, f"{model}, {side(model)} px", *(cells.get(ratio, "") for ratio in ratios)))
     counts = ", ".join(f"{verdict} in {count}" for verdict, count in found.verdict.value_counts().items())
     said = (
         f"Of {len(found)} settings of the published method (`{thesis.METHOD}`, reuse {PUBLISHED_REUSE}) measured on other machines a "
@@ -114,7 +114,7 @@ def latent_share(reference: pd.DataFrame) -> str:
     )
 
 
-def _side(model: str) -> int:
+def side(model: str) -> int:
     """Pixels of the side of a published model's images."""
     parts = PUBLISHED[published(model)].values()
     return max(part.get("sample_size", 0) for part in parts)
