@@ -65,7 +65,7 @@ def test_cells_are_short_and_prose_is_plain_markdown(chapter):
 def test_the_set_up_cell_can_be_run_again_and_names_the_repository(chapter):
     first = code(read(chapter))[0].source
     repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-    assert f"git+{repository}@v" in first and "torch" not in first and "numpy" not in first
+    assert f"git+{repository}@main" in first and "torch" not in first and "numpy" not in first
     for _ in range(2):
         exec(compile(plain(first), chapter.name, "exec"), {})  # noqa: S102 (frugal is here: nothing is installed)
 

@@ -86,6 +86,8 @@ def test_what_loses_more_by_merging_is_said_ratio_by_ratio():
 def test_paths_run_to_the_data(about):
     drawn = attention.trajectories(Mixture(), about, count=9)
     lines = drawn.figure.axes[0].get_lines()
-    assert len(lines) == 9 + 2  # the paths, one of them again, its origin
-    means = np.asarray(Mixture().means)
+    assert len(lines) == 9 + 3  # the paths, one of them again, its origin, and a line in the legend alone
+    assert "arrows: what a consistency model learns" in drawn.caption
+    assert any("jumps of a consistency model" in text.get_text() for text in drawn.figure.legends[0].get_texts())
+    lines, means = lines[:-1], np.asarray(Mixture().means)
     assert all(min(abs(means - line.get_ydata()[0])) < 0.3 for line in lines)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pandas as pd
 import pytest
+from diffusers import UNet2DModel
 
 from frugal.figures import gains_tables
 from frugal.figures.claims import NOT_MEASURED, OPEN
@@ -118,6 +119,31 @@ def test_fused_attention_alone_stands_beside_what_it_gives_with_merging():
     assert verdict == "holds for both together; merging adds nothing to fused attention there"
     gained = whole(("math", 1024, 0.5, "tomesd", -0.5, 3.0), ("fused", 1024, 0.5, "tomesd", -0.1, 1.0))
     assert gains_tables.claim_xformers(gained)[1] == "does not hold" and gains_tables.claim_xformers(whole()) == (NOT_MEASURED, OPEN)
+
+
+def test_the_paper_s_own_times_fall_with_every_ratio(monkeypatch, tmp_path):
+    told, verdict = gains_tables.claim_paper_best()
+    assert "3.09 s (FID 33.12) at 0%" in told and "1.52 s (FID 33.37) at 60% (Bolya and Hoffman 2023" in told
+    assert verdict == "does not hold of time: the more is merged the less it takes, up to 60%, its last; its best FID is at 30%"
+    table = pd.read_csv(gains_tables.PAPER)
+    assert table.url.str.startswith("https://arxiv.org/abs/").all()
+    monkeypatch.setattr(gains_tables, "PAPER", tmp_path / "other.csv")
+    for best, verdict in ((0.5, "holds"), (0.2, "does not hold")):
+        table.assign(seconds=1 + (table.ratio - best).abs()).to_csv(gains_tables.PAPER)
+        assert gains_tables.claim_paper_best()[1] == verdict
+
+
+def test_merging_leaves_the_weights_that_are_loaded_as_they_are():
+    unet = UNet2DModel(sample_size=8, block_out_channels=(32,), down_block_types=("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",), layers_per_block=1)
+    told, verdict = gains_tables.claim_weights(unet, 0.5)
+    size = 4 * sum(p.numel() for p in unet.parameters())
+    assert told.startswith(f"{size:,} bytes of weights without merging, {size:,} with it") and verdict.startswith("does not hold of merging; SVDiff")
+
+
+def test_the_images_of_the_paper_s_model_have_the_side_of_its_configuration(monkeypatch):
+    assert gains_tables.claim_side() == ("512 x 512 pixels in its published configuration", "holds")
+    monkeypatch.setattr(gains_tables, "side", lambda model: 768)
+    assert gains_tables.claim_side()[1] == "does not hold"
 
 
 def test_tables_read_the_predictions():

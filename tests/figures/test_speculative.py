@@ -66,6 +66,7 @@ def test_churn_is_best_where_it_was_measured_best(about):
     assert list(parts.lines[0].get_ydata()) == [0.25, 0.5, 1.0]
     assert list(ratio.lines[0].get_ydata()) == pytest.approx([1.0625, 1, 1.25])
     assert list(cost.lines[0].get_ydata()) == [30, 22, 24]
+    assert "half are kept" in [text.get_text() for text in ratio.get_legend().get_texts()] and "dotted: where half of the drafts are kept" in drawn.caption
     assert [bar[:, 1].tolist() for bar in cost.collections[0].get_segments()] == [[28, 31], [20, 23], [22, 25]]
 
 

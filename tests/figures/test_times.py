@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from frugal.figures import shipped
+from frugal.figures import shares, shipped
 from frugal.figures import times as timing
 
 
@@ -95,14 +95,26 @@ def test_figures_without_a_shipped_series_stay_as_they_are(times, decode, about,
             assert not [axes for axes in drawn.figure.axes if axes.get_title(loc="left") == "shipped reference"]
 
 
-def test_figure_6_1_draws_shipped_pairs_beside_the_reader_s(times, decode, about, swept_reference):
-    drawn = timing.models_compared(times, decode, about, reference=swept_reference)
-    share, third = drawn.figure.axes[1], drawn.figure.axes[2]
-    lines = [line for line in share.get_lines() if line.get_marker() in "sD" and line.get_linestyle() == "--"]
-    assert len(lines) == 2 and all(np.allclose(line.get_ydata(), 2 / 3) for line in lines)
-    assert len(third.get_lines()) == 4 and all("a GPU" in label for label in legend(drawn.figure))
-    assert "half filled: ldm-celebahq-256" in drawn.caption
-    assert [line.get_fillstyle() for line in third.get_lines()] == ["full", "bottom"] * 2
+def test_figure_6_1_draws_shipped_pairs_on_axes_of_their_own(times, decode, about, swept_reference):
+    slow = swept_reference.model.str.startswith("ldm")
+    reference = swept_reference.assign(seconds=swept_reference.seconds.where(~slow, 3 * swept_reference.seconds))
+    drawn = timing.models_compared(times, decode, about, reference=reference)
+    _, share, seconds, elsewhere = drawn.figure.axes[:4]
+    lines = [line for line in elsewhere.get_lines() if line.get_marker() in "sD"]
+    assert len(lines) == 2 and all(np.allclose(line.get_ydata(), 2) for line in lines) and elsewhere.get_ylim()[1] > 2
+    assert share.get_ylim()[1] == 0.6 and not [line for line in share.get_lines() if line.get_marker() == "D"]  # the reader's own scale
+    assert len(seconds.get_lines()) == 4 and all("a GPU" in label for label in legend(drawn.figure))
+    assert "half filled: ldm-celebahq-256" in drawn.caption and "Below, other machines" in drawn.caption
+    assert [line.get_fillstyle() for line in seconds.get_lines()] == ["full", "bottom"] * 2
+
+
+def test_a_latent_step_that_is_not_quicker_elsewhere_is_counted(swept_reference):
+    told = shipped.latent_share(swept_reference)
+    assert "not quicker for sure than one of ddpm-celebahq-256 in 0 of 2 settings" in told and told.endswith("67% of the time.")
+    slow = swept_reference.model.str.startswith("ldm") & swept_reference.device.str.contains("math")
+    told = shipped.latent_share(swept_reference.assign(seconds=swept_reference.seconds.where(~slow, 3 * swept_reference.seconds)))
+    assert "in 1 of 2 settings" in told and told.endswith("67% to 200% of the time.")
+    assert shipped.latent_share(swept_reference[~slow & (swept_reference.model == "ddpm-celebahq-256")]) == ""
 
 
 def test_figure_6_1_needs_both_models_of_a_series(times, decode, about, swept_reference):
@@ -158,6 +170,10 @@ def test_figure_6_1_fills_what_was_measured_and_keeps_its_labels_off_the_data(ti
     upper, lower = share.texts
     assert upper.get_va() == "bottom" and lower.get_va() == "top" and lower.xyann[1] < 0
     assert "intervals within this run" in drawn.caption
+    (bars,) = share.collections
+    reach = np.array([segment[:, 1] for segment in bars.get_segments()])
+    found = shares.intervals(times, *times.model.unique())
+    assert np.allclose(reach, found[["low", "high"]]) and "95% interval" in [text.get_text() for text in share.get_legend().get_texts()]
 
 
 def test_a_caption_says_how_far_composed_lies_from_measured(times, about):

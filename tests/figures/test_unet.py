@@ -28,6 +28,9 @@ def test_figure_2_1_has_a_box_a_block_and_a_skip_a_level(network, about):
     kinds = [type(patch).__name__ for patch in drawn.figure.axes[0].patches]
     assert kinds.count("Rectangle") == len(unet.blocks(network))
     assert kinds.count("FancyArrowPatch") == len(network.down_blocks)
+    assert "logarithm of the side" in drawn.caption and "width: grows with the channels" in drawn.caption
+    [legend] = drawn.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["way down", "middle", "way up"]
 
 
 def test_receptive_field_of_known_networks():

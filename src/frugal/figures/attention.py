@@ -246,22 +246,17 @@ def trajectories(mixture: Mixture, about: About, *, noise: float = 2.0, count: i
         for k in (70, 120, 160, 199):
             arrow = {"arrowstyle": "-|>", "color": style.PALETTE[2], "connectionstyle": "arc3,rad=0.15", "lw": 1.4}
             axes.annotate("", (_axis(sigmas)[0], chosen[0]), (_axis(sigmas)[k], chosen[k]), arrowprops=arrow)
-        axes.plot(
-            _axis(sigmas)[0],
-            chosen[0],
-            "o",
-            color=style.PALETTE[1],
-            zorder=5,
-            label="its origin, where consistency models map every point",
-        )
+        axes.plot(_axis(sigmas)[0], chosen[0], "o", color=style.PALETTE[1], zorder=5, label="its origin")
+        axes.plot([], [], color=style.PALETTE[2], marker="<", markersize=5, label="jumps of a consistency model, from any point to the origin")
         ticks = np.array([0.002, 0.1, 0.5, 1.0, noise])
         axes.set_xticks(_axis(ticks), ["0.002\ndata", *(f"{t:g}" for t in ticks[1:-1]), f"{noise:g}\nnoise"])
         axes.set(xlabel="standard deviation of the noise", ylabel="x")
         axes.grid(visible=False)
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside upper center", ncols=3)
     caption = (
         f"Figure 3.1: paths of the probability flow of a mixture of {len(mixture.means)} normal distributions, whose score is known exactly, "
-        "over its density at each level of noise (grey). The origin of a path is its end in the data, on the left."
+        "over its density at each level of noise (grey). The origin of a path is its end in the data, on the left; arrows: what a consistency model learns, "
+        "the jump from a point of a path to its origin."
     )
     alt = f"{count} paths run from noise on the right to {len(mixture.means)} narrow peaks on the left; points of one are mapped to its end there."
     return style.finish(figure, name, alt, caption, about)

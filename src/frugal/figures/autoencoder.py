@@ -6,7 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..measure.quality import median_interval
 from . import style
+from .claims import FAILS, HOLDS, OPEN, on_this
 from .sheets import _show
 from .style import About, Drawn
 
@@ -58,6 +60,23 @@ def rate_distortion(table: pd.DataFrame, about: About, *, name: str = "03_rate_d
         "bits a number. The decoder's own weights, which a reader needs as well, are not counted."
     )
     return style.finish(figure, name, f"Likeness against bytes; latents reach {best:.1f} dB.", caption, about)
+
+
+def claim_cost(counted: pd.DataFrame, seconds: pd.DataFrame, about: About) -> tuple[str, str]:
+    """What a step in latents takes of one in pixels, and whether that is less here.
+
+    counted: parameters and flops by model; seconds: of `steptimes.step_seconds`, the pixel model first.
+    """
+    pixel, latent = seconds.model.unique()
+    rounds = seconds.pivot(index="round", columns="model", values="seconds")
+    share = median_interval(rounds[latent] / rounds[pixel])
+    parts, work = (counted[column][latent] / counted[column][pixel] for column in ("parameters", "flops"))
+    measured = (
+        f"with {parts:.1f} times the parameters a step of {latent} takes {work:.0%} of the FLOPs of one of {pixel} and {share.value:.0%} of its time "
+        f"(95% interval {share.low:.0%} to {share.high:.0%}, {share.n} rounds in which they took turns)"
+    )
+    verdict = HOLDS if share.high < 1 else FAILS if share.low > 1 else OPEN
+    return measured, f"{verdict} for these embedded models ({on_this(about)})"
 
 
 def regions(table: pd.DataFrame, about: About, *, name: str = "03_regions") -> Drawn:

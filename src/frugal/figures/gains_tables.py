@@ -1,18 +1,24 @@
 """Tables, sentences and claims of the chapter on merging that pays, from the tables of `measure.gains`."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
+from torch import nn
 
 from ..measure import gains, merging_layer, thesis
 from ..measure.predict import Prediction
+from ..methods.merging import merge_tokens
 from . import words
 from .claims import FAILS, HOLDS, NOT_MEASURED, OPEN, on_this
 from .gains import Doubling, governed, scored_points, scored_way
+from .shipped import side
 from .style import About
 from .tables import markdown
 
+PAPER = Path(__file__).with_name("merging_paper.csv")  # ratio, fid, seconds, gigabytes an image, source, url: what the method's paper reports
 CLAIMED = 0.6  # of the tokens: up to which the method's paper merges
+SIDE = 512  # pixels of its images, by the thesis
 TWICE, MEMORY, XFORMERS = 2, 5.6, 5.4  # what the thesis quotes from it: times as fast, less memory, and as fast with xFormers
 
 
@@ -178,6 +184,41 @@ def _together(math: Prediction, fused: Prediction) -> float:
     outside = math.seconds_before * (1 - math.time_share)
     left = fused.seconds_after - fused.seconds_before * (1 - fused.time_share)
     return math.seconds_before / (outside + left)
+
+
+def paper_times() -> str:
+    """The seconds and the FID that the method's paper reports at each ratio: a sentence."""
+    table = pd.read_csv(PAPER)
+    told = ", ".join(f"{row.seconds:.2f} s (FID {row.fid:.2f}) at {row.ratio:.0%}" for row in table.itertuples())
+    return f"The paper's own times of an image: {told} ({table.source.iloc[0]})."
+
+
+def claim_paper_best() -> tuple[str, str]:
+    """Whether the paper reports its best times near half, from its own table."""
+    table = pd.read_csv(PAPER).sort_values("ratio")
+    if table.seconds.is_monotonic_decreasing:
+        return paper_times(), f"{FAILS} of time: the more is merged the less it takes, up to {table.ratio.max():.0%}, its last; its best FID is at {table.ratio[table.fid.idxmin()]:.0%}"
+    low, high = words.NEAR_HALF
+    return paper_times(), HOLDS if low <= table.ratio[table.seconds.idxmin()] <= high else FAILS
+
+
+def claim_weights(unet: nn.Module, ratio: float) -> tuple[str, str]:
+    """Whether merging lowers what a network's weights take: counted with it and without."""
+
+    def weigh() -> int:
+        return sum(p.numel() * p.element_size() for p in (*unet.parameters(), *unet.buffers()))
+
+    plain = weigh()
+    with merge_tokens(unet, ratio=ratio):
+        merged = weigh()
+    measured = f"{plain:,} bytes of weights without merging, {merged:,} with it: what merging lowers is needed on top of them"
+    return measured, f"{FAILS if merged >= plain else HOLDS} of merging; SVDiff, a way of fine-tuning, is outside this book"
+
+
+def claim_side() -> tuple[str, str]:
+    """The side of the images of the paper's model, from its published configuration."""
+    pixels = side(gains.TEXT)
+    return f"{pixels} x {pixels} pixels in its published configuration", HOLDS if pixels == SIDE else FAILS
 
 
 def claim_governed(over: dict[str, Doubling], about: About) -> tuple[str, str]:

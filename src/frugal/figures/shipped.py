@@ -5,16 +5,17 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ..measure import records, thesis, timing
+from ..measure.plan import PUBLISHED as PAIR
 from ..measure.plan import PUBLISHED_REUSE
 from ..models.architectures import PUBLISHED, published
-from . import style
+from . import shares, style
 from .tables import markdown
-from .words import change
+from .words import change, span
 
 HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.5}  # composed
 HALF = {"fillstyle": "bottom", "markerfacecoloralt": "white"}  # the second of two models
 MARKERS = "sD^vP*pX"  # each can be hollow or half filled
-LEGEND = 0.5  # inches above the panels
+LEGEND, LINE = 0.5, 0.2  # inches above the panels: of a legend, of each of its lines where it has one column
 IMAGES = 100  # the thesis's unit of time is 100 images
 
 
@@ -90,7 +91,7 @@ def elsewhere() -> str:
     rows = []
     for (device, model), own in found.groupby(["device", "model"], sort=False):
         cells = {row.ratio: f"{change(row.change, row.low, row.high)}, {row.verdict}" for row in own.itertuples()}
-        rows.append((device, f"{model}, {_side(model)} px", *(cells.get(ratio, "") for ratio in ratios)))
+        rows.append((device, f"{model}, {side(model)} px", *(cells.get(ratio, "") for ratio in ratios)))
     counts = ", ".join(f"{verdict} in {count}" for verdict, count in found.verdict.value_counts().items())
     said = (
         f"Of {len(found)} settings of the published method (`{thesis.METHOD}`, reuse {PUBLISHED_REUSE}) measured on other machines a "
@@ -100,19 +101,32 @@ def elsewhere() -> str:
     return said + "\n\n" + markdown(["device, precision and attention", "model, image", *(f"merged {ratio:.0%}" for ratio in ratios)], rows)
 
 
-def _side(model: str) -> int:
+def latent_share(reference: pd.DataFrame) -> str:
+    """In how many settings of other machines a step of the thesis's latent network, unmerged, took less time than one of its pixel network: a sentence."""
+    rows = of_models(reference, list(PAIR), together=True)
+    if not len(rows):
+        return ""
+    found = pd.concat([shares.intervals(own, *PAIR).loc[[0.0]] for _, own in rows[rows.ratio == 0].groupby("device")])
+    not_less = int((found.high >= 1).sum())
+    return (
+        f"On other machines a step of {PAIR[1]} was, without merging, not quicker for sure than one of {PAIR[0]} in {not_less} of {len(found)} settings, "
+        f"a setting being a precision and a way to compute attention: it took {span(found.share)} of the time."
+    )
+
+
+def side(model: str) -> int:
     """Pixels of the side of a published model's images."""
     parts = PUBLISHED[published(model)].values()
     return max(part.get("sample_size", 0) for part in parts)
 
 
-def legend(figure, panels: list) -> None:
+def legend(figure, panels: list, columns: int = 2) -> None:
     """Names every series once, above all panels, as a device takes more room than a panel has."""
     named: dict = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=2, fontsize=8)
+    figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=columns, fontsize=8)
 
 
 def hours(axes) -> None:

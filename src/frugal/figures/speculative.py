@@ -127,7 +127,7 @@ def gain(found: pd.DataFrame, about: About, *, name: str = "08_gain") -> Drawn:
 
 
 def _half(axes) -> None:
-    axes.axhline(-2 * norm.ppf(0.25), color=style.FAINT, linestyle=":", linewidth=1.2)
+    axes.axhline(-2 * norm.ppf(0.25), color=style.FAINT, linestyle=":", linewidth=1.2, label="half are kept")
 
 
 def in_words(found: pd.DataFrame) -> str:
@@ -162,7 +162,7 @@ def churn(found: pd.DataFrame, calls: pd.DataFrame, about: About, *, lag: int = 
             axes.legend(fontsize=7.5)
     caption = (
         f"What churn does, {found.model.iloc[0]}, drafts asked {lag} step before. Left, the noise of a step and what the drafts miss; middle, one over the other, median of all "
-        f"steps; right, calls of an image by the draft {calls.draft.iloc[0]} with windows of {calls.window.iloc[0]}, mean of {calls.images.iloc[0]} image(s), bars "
+        f"steps (dotted: where half of the drafts are kept); right, calls of an image by the draft {calls.draft.iloc[0]} with windows of {calls.window.iloc[0]}, mean of {calls.images.iloc[0]} image(s), bars "
         "from the fewest to the most."
     )
     return style.finish(figure, name, f"Curves over churn. {best_churn(found, calls, lag)}", caption, about)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ..measure.environment import versions
+from ..measure.quality import median_interval
 from .style import About
 from .words import change
 
@@ -12,6 +13,12 @@ def markdown(head, rows) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def milliseconds(seconds) -> str:
+    """The median of measured seconds with its 95 % interval (`quality.median_interval`), in milliseconds: 12.3 (12.1 to 12.6)."""
+    found = median_interval(1000 * np.asarray(seconds))
+    return f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f})"
 
 
 def set_up(run, about: About) -> str:

@@ -135,7 +135,7 @@ def models_compared(
 ) -> Drawn:  # fmt: skip
     """Figure 6.1: a pixel and a latent model on the same axes at every ratio, and the latent one's share of the time.
 
-    Reference series that have both models are drawn beside: their seconds on axes of their own, their share with the other.
+    Reference series that have both models are drawn below, on axes of their own.
     """
     pixel, latent = times.model.unique()
     palette = style.colours([pixel, latent])
@@ -145,9 +145,8 @@ def models_compared(
     without, including = (timing.time_share(times, pixel, latent, added) for added in (0.0, decoding))
     whole = shares.intervals(times, pixel, latent)
     elsewhere = shipped.of_models(reference, [pixel, latent], together=True)
-    widths, height = ([1.1, 1, 1.1], 3.9 + shipped.LEGEND) if len(elsewhere) else ([1.1, 1], 3.9)
-    with style.canvas(1, len(widths), size=(4.6 * len(widths), height), width_ratios=widths) as (figure, panels):
-        absolute, share, *third = panels
+    rows, height = (2, 7.4 + shipped.LINE * elsewhere.device.nunique()) if len(elsewhere) else (1, 3.9)
+    with style.canvas(rows, 2, size=(9.2, height), width_ratios=[1.1, 1], squeeze=False) as (figure, ((absolute, share), *below)):
         for model, marker in zip((pixel, latent), style.MARKERS, strict=False):
             for kind, rows in times[times.model == model].groupby("kind"):
                 look = {} if kind == "measured" else HOLLOW
@@ -162,15 +161,16 @@ def models_compared(
         absolute.legend(loc="upper left", ncols=1)
         share.plot(without, "-", color=palette[latent], label="steps alone")
         share.plot(without, "s", color=palette[latent], **HOLLOW)
-        share.vlines(whole.index, whole.low, whole.high, color=palette[latent], linewidth=3, alpha=0.35)
         share.plot(whole.share, "s", color=palette[latent])
+        reach = np.abs(whole[["low", "high"]].sub(whole.share, axis=0).T)
+        share.errorbar(whole.index, whole.share, reach, fmt="none", ecolor=style.INK, elinewidth=1.2, capsize=5, zorder=5, label="95% interval")
         share.plot(including, ":", color=palette[latent], label="with decoding")
         _claims(share)
         share.set(title="latent model / pixel model", ylabel="share of the pixel model's time")
-        highest = max([0.6, 1.15 * including.max(), *_reference_shares(share, third, elsewhere, (pixel, latent), steps)])
-        share.set_ylim(0, highest)
-        if third:
-            shipped.legend(figure, third)
+        share.set_ylim(0, max(0.6, 1.15 * including.max()))
+        for seconds, part in below:
+            _reference_pair(seconds, part, elsewhere, (pixel, latent), steps)
+            shipped.legend(figure, [seconds], columns=1)
         share.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         share.legend(loc="best")  # not on the labels of the two statements
         for axes in (absolute, share):
@@ -185,21 +185,24 @@ def models_compared(
         "statements as lines. "
         f"Decoding an image adds {decoding:.2g} s to the latent model and nothing to the pixel model."
     )
+    caption += " Below, other machines on axes of their own." if len(elsewhere) else ""
     caption += shipped.words(elsewhere, half=latent)
     return style.finish(figure, name, alt, caption, about)
 
 
-def _reference_shares(share, third: list, reference: pd.DataFrame, pair: tuple[str, str], steps: int) -> list[float]:
-    """Draws the reference series of both models; how high their shares of time want the axis to reach."""
+def _reference_pair(seconds, share, reference: pd.DataFrame, pair: tuple[str, str], steps: int) -> None:
+    """The reference series of both models: their seconds, and the share of the latent one, each on axes of its own."""
     reference = reference.sort_values("model", key=lambda model: model != pair[0], kind="stable")
-    for axes in third:
-        shipped.seconds(axes, reference, steps)
-    reach = []
+    shipped.seconds(seconds, reference, steps)
+    highest = 0.6
     for _, look, rows in shipped.series(reference):
-        shares = timing.time_share(rows, *pair)
-        share.plot(shares, **look)
-        reach.append(1.15 * shares.max())
-    return reach
+        taken = timing.time_share(rows, *pair)
+        share.plot(taken, **look)
+        highest = max(highest, 1.15 * taken.max())
+    _claims(share)
+    share.set(title="shipped reference: latent / pixel", ylabel="share of the pixel model's time", ylim=(0, highest))
+    share.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    style.ratio_axis(share, reference.ratio)
 
 
 def _claims(axes) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from torch import Tensor, nn
 
 from . import style
@@ -43,7 +43,7 @@ def blocks(unet: nn.Module) -> list[dict]:
 
 
 def architecture(unet: nn.Module, title: str, about: About, *, name: str = "02_figure_2.1") -> Drawn:
-    """Figure 2.1: the U of a U-Net, drawn from the network's modules: height is resolution, width is channels."""
+    """Figure 2.1: the U of a U-Net, drawn from the network's modules: higher is finer, by the logarithm, and wider has more channels."""
     found = blocks(unet)
     down = [k for k, block in enumerate(found) if block["part"] == "down"]
     with style.canvas(size=(9.2, 4.6)) as (figure, axes):
@@ -67,12 +67,13 @@ def architecture(unet: nn.Module, title: str, about: About, *, name: str = "02_f
         top = max(height for *_, height in places) / 2
         axes.set(xlim=(-0.3, x), ylim=(-top - 0.8, top + 2.6))
         axes.axis("off")
-    lowest = min(block["side"] for block in found)
+        parts = {"down": "way down", "middle": "middle", "up": "way up"}
+        figure.legend(handles=[Patch(color=COLOURS[part], alpha=0.85, label=label) for part, label in parts.items()], loc="outside upper center", ncols=3)
     told = ", ".join(f"{block['channels']} channels at {block['side']}x{block['side']}" for block in found if block["part"] == "down")
     alt = f"The U-Net of {title}: down through {told}, and up again, with a skip connection at every level."
     caption = (
-        f"Figure 2.1: the U-Net of {title}, drawn from its modules. Height: side of the feature maps (written above, {lowest} at the "
-        "lowest); number: channels that leave the block; arrows: skip connections; blocks with attention are marked."
+        f"Figure 2.1: the U-Net of {title}, drawn from its modules. Height: grows with the logarithm of the side of the feature maps, "
+        "which is written above; width: grows with the channels that leave the block, whose number stands inside; arrows: skip connections; blocks with attention are marked."
     )
     return style.finish(figure, name, alt, caption, about)
 
