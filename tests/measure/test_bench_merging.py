@@ -9,6 +9,7 @@ import torch
 from frugal.measure import bench_merging, capacity, fidelity, merging_layer
 from frugal.measure.bench_merging import Bench
 from frugal.measure.plan import Subject
+from frugal.methods import matching, reductions
 from frugal.models import zoo
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -47,8 +48,6 @@ def test_what_does_not_fit_is_predicted_and_left_out(subject, monkeypatch, capsy
 
 
 def test_a_step_that_reuses_makes_no_matching(subject, monkeypatch):
-    from frugal.methods import matching, reductions
-
     made, match = [], matching.match
     monkeypatch.setattr(reductions, "match", lambda *given: made.append(1) or match(*given))
     runs, x, words = {}, torch.randn(1, 4, 8, 8), torch.zeros(1, 5, 16)
@@ -65,6 +64,14 @@ def test_the_layer_and_its_ways(monkeypatch):
         (0.5, "weighted, reuse 3"), (0.5, "weighted, reuse 1"), (0.5, "tomesd"), (0.9, "weighted, reuse 3"), (0.9, "weighted, reuse 1"),
     ]  # fmt: skip
     assert all(row.speedup.low <= row.speedup.value <= row.speedup.high and row.speedup.n == 2 for row in rows)
+
+
+def test_a_layer_that_reuses_is_timed_without_its_matching(monkeypatch):
+    made, choose = [], reductions.groups_of_similar
+    monkeypatch.setattr(reductions, "groups_of_similar", lambda *given: made.append(1) or choose(*given))
+    asked = {"resolution": 64, "channels": 40, "method": "tome", "ratios": [0.9], "rounds": 5, "backend": "fused"}
+    merging_layer._seconds(asked, "cpu", torch.float32)
+    assert len(made) == 6 + 6 + 1  # alone and first at every call, warming up included; later once
 
 
 def test_a_layer_is_compared_round_by_round():

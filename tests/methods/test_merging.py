@@ -1,6 +1,7 @@
 """Merging in networks: parity with tomesd and diffusers, exact restoration, refusals, both kinds of network."""
 
 import copy
+import pickle
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ import tomesd
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from safetensors.torch import load_file
 
 from frugal.methods import merging as merging_module
 from frugal.methods.matching import Call
@@ -212,6 +214,87 @@ def test_an_exception_inside_the_network_leaves_it_restorable(text):
     with pytest.raises(RuntimeError), merge_tokens(text, 0.5):
         text(torch.randn(2, 4, 16, 16), 7, torch.randn(2, 5, 99))
     assert torch.equal(run(text), expected)
+
+
+class Scaled(torch.nn.Module):
+    """A processor with a weight of its own and a keyword argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.base = torch.nn.Parameter(torch.ones(())), AttnProcessor2_0()
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, boost=1.0):
+        return self.gain * boost * self.base(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+@pytest.fixture
+def scaled(text):
+    text = copy.deepcopy(text)
+    text.set_attn_processor({name: Scaled() for name in text.attn_processors})
+    return text
+
+
+def test_processors_that_are_modules_stay_registered(scaled, tmp_path):
+    before, found, expected = state(scaled), processors(scaled), run(scaled)
+    with merge_tokens(scaled, 0.5):
+        assert list(scaled.state_dict()) == before[1] and not torch.equal(run(scaled), expected)
+        assert {type(p) for p in scaled.attn_processors.values()} > {Scaled}
+        scaled.save_pretrained(tmp_path)
+        scaled.double()
+        assert {p.dtype for p in scaled.parameters()} == {torch.float64}
+        run(scaled, dtype=torch.float64)
+        scaled.float()
+    assert list(load_file(tmp_path / "diffusion_pytorch_model.safetensors").keys() ^ set(before[1])) == []
+    assert state(scaled) == before and torch.equal(run(scaled), expected)
+    assert all(p is found[name] for name, p in processors(scaled).items())
+
+
+@pytest.mark.parametrize("replacement", [Scaled, AttnProcessor])
+@pytest.mark.parametrize("original", ["text", "scaled"])
+def test_processors_set_inside_go_with_the_block(request, original, replacement):
+    network = request.getfixturevalue(original)
+    before, found, expected = state(network), processors(network), run(network)
+    if (original, replacement) != ("scaled", AttnProcessor):
+        with merge_tokens(network, 0.5, layers=2):
+            network.set_attn_processor({name: replacement() for name in network.attn_processors})
+    else:  # torch: a module's place takes a module
+        with pytest.raises(TypeError, match="cannot assign"), merge_tokens(network, 0.5, layers=2):
+            network.set_attn_processor(replacement())
+    network.set_attn_processor({f"{name}.processor": p for name, p in found.items()})  # those that were not covered
+    assert state(network) == before and torch.equal(run(network), expected)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_keyword_arguments_reach_the_processor(scaled, compiled):
+    torch._dynamo.reset()
+    x, words, names = torch.randn(1, 4, 16, 16), torch.zeros(1, 5, 12), list(scaled.attn_processors)
+    scaled.set_attn_processor({name: Scaled() if ".attn1." in name else AttnProcessor2_0() for name in names})
+    call = torch.compile(scaled, backend="eager") if compiled else scaled
+    with torch.no_grad(), merge_tokens(scaled, 0.5, layers=2):
+        plain, boosted = (call(x, 7, words, cross_attention_kwargs=k).sample for k in (None, {"boost": 3.0}))
+        for module in scaled.modules():
+            if isinstance(module, Scaled):
+                module.gain.fill_(3.0)
+        assert torch.allclose(scaled(x, 7, words).sample, boosted, atol=1e-5) and not torch.allclose(plain, boosted, atol=1e-3)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("method", list(merging_module.METHODS))
+def test_fused_projections(text, method):
+    fused = copy.deepcopy(text)
+    with torch.no_grad():
+        fused.fuse_qkv_projections()
+    with merge_tokens(text, 0.5, method=method), merge_tokens(fused, 0.5, method=method):
+        assert torch.allclose(run(fused), run(text), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["weighted", "tomesd"])
+def test_a_merged_network_is_neither_copied_nor_pickled(text, method):
+    with merge_tokens(text, 0.5, method=method):
+        for attempt in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(ValueError, match="unet: got a network whose tokens are merged to copy or pickle"):
+                attempt(text)
+    assert torch.equal(run(copy.deepcopy(text)), run(text))
 
 
 # Which layers, how many tokens
@@ -424,6 +507,37 @@ def test_a_call_that_would_merge_nothing_is_refused(text, method):
     message = r"ratio: got 0.001.*none of the \[256\]"
     with merge_tokens(text, 0.001, method=method), pytest.raises(ValueError, match=message):
         run(text)
+
+
+def test_a_grid_without_a_cell_is_refused_with_tomesd(text):
+    with merge_tokens(text, 0.5, method="tomesd"), pytest.raises(ValueError, match="got 1x10 tokens, allowed with method 'tomesd' are 2x2"):
+        run(text, (1, 10))
+    assert run(text, (1, 10)).isfinite().all()
+
+
+def test_slicing_switched_on_inside_is_named(text):
+    text = copy.deepcopy(text)
+    with merge_tokens(text, 0.5), pytest.raises(ValueError, match="unet: got other attention processors or slicing after merge_tokens"):
+        text.set_attention_slice(1)
+        run(text)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradient_checkpointing_is_refused(unet, compiled):
+    torch._dynamo.reset()
+    network = copy.deepcopy(unet).train()
+    call = torch.compile(network, backend="eager") if compiled else network
+    words = () if isinstance(network, UNet2DModel) else (torch.zeros(1, 5, 12),)
+    x = torch.randn(1, network.config.in_channels, 16, 16)
+    with merge_tokens(network, 0.5):
+        network.enable_gradient_checkpointing()
+        with pytest.raises(ValueError, match="unet: got gradient checkpointing, allowed .*disable_gradient_checkpointing"):
+            call(x, torch.tensor(7), *words)
+        with torch.no_grad():
+            call(x, torch.tensor(7), *words)
+        network.disable_gradient_checkpointing()
+        call(x, torch.tensor(7), *words).sample.mean().backward()
+    torch._dynamo.reset()
 
 
 def test_masked_self_attention_is_refused(text):

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import PNDMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from frugal import merge_tokens, sample, zoo
-from frugal.methods import matching, merging, reductions
+from frugal.methods import matching, merging, reductions, reuse
 from frugal.methods.matching import Call
 from frugal.methods.reuse import Run
 from frugal.methods.samplers import denoise
@@ -28,6 +28,17 @@ def unet():
 
 def noise(batch=2, seed=1, size=8):
     return torch.randn(batch, 4, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def stacked():
+    """Two blocks in a transformer, which share a choice."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, attention_head_dim=2,
+        cross_attention_dim=12, norm_num_groups=4, transformer_layers_per_block=2,
+    ).eval()  # fmt: skip
 
 
 @torch.no_grad()
@@ -56,13 +67,58 @@ def test_a_choice_lasts_as_many_changes_of_the_time_step(unet, matchings, reuse,
     assert {row["calls"] for row in merged.report()} == {6} and len(merged.report()) == 3
 
 
-def test_the_same_time_step_is_the_same_step(unet, matchings):
+def test_calls_at_one_time_step_are_of_different_images(unet, matchings):
     with merge_tokens(unet, 0.5, reuse=2):
         for timestep in (50, 50, 50, 40, 40):
             run(unet, timestep)
-        assert len(matchings) == BLOCKS
+        assert len(matchings) == 3 * BLOCKS  # the second step has what the first has chosen
         run(unet, 30)
-        assert len(matchings) == 2 * BLOCKS
+        assert len(matchings) == 4 * BLOCKS
+
+
+@pytest.mark.parametrize("reuse", [1, 2, 3])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_images_in_turn_equal_each_image_alone(stacked, matchings, reuse, compiled):
+    torch._dynamo.reset()
+    call = torch.compile(stacked, backend="eager", fullgraph=True) if compiled else stacked
+    images, times = [noise(1, seed) for seed in (1, 2, 3)], [torch.tensor(t) for t in (50, 40, 30, 20)]
+    alone = []
+    for x in images:
+        with merge_tokens(stacked, 0.5, reuse=reuse):
+            alone.append([run(stacked, t, x) for t in times])
+    made = len(matchings)
+    with merge_tokens(stacked, 0.5, reuse=reuse):
+        turns = [[run(call, t, x) for x in images] for t in times]
+    assert all(torch.equal(turns[j][k], alone[k][j]) for j in range(len(times)) for k in range(len(images)))
+    assert compiled or len(matchings) == 2 * made  # a compiler chooses as well, while it traces
+    torch._dynamo.reset()
+
+
+def test_halves_called_in_turn_choose_for_themselves_and_reuse_that(unet, matchings):
+    with merge_tokens(unet, 0.5, reuse=2):
+        for timestep in (50, 40, 30, 20):
+            run(unet, timestep), run(unet, timestep)
+    assert len(matchings) == 2 * 2 * BLOCKS
+
+
+def test_a_time_that_the_scheduler_repeats_is_matched_once_more(unet, matchings):
+    scheduler = PNDMScheduler(skip_prk_steps=True)
+    scheduler.set_timesteps(4)
+    with merge_tokens(unet, 0.5, reuse=2):
+        for timestep in scheduler.timesteps:  # the second of them twice
+            run(unet, timestep)
+    assert len(scheduler.timesteps) == 5 and len(matchings) == 3 * BLOCKS
+
+
+def test_choices_do_not_pile_up(unet, monkeypatch):
+    monkeypatch.setattr(reuse, "MOST", 4 * BLOCKS)
+    with merge_tokens(unet, 0.5, reuse=2) as merged:
+        for timestep in range(30, 0, -1):
+            run(unet, timestep), run(unet, timestep)
+        assert len(merged.memory.own.chosen) == 2 * BLOCKS
+        for _ in range(10):
+            run(unet, 1)
+        assert len(merged.memory.own.chosen) == 4 * BLOCKS
 
 
 def test_an_image_begins_with_a_reset_or_a_later_time(unet, matchings):
@@ -198,6 +254,27 @@ def test_an_error_inside_the_network_frees_it_for_other_threads(unet):
         thread.start()
         thread.join()
     assert len(found) == 1
+
+
+def test_a_thread_that_ended_inside_the_network_holds_nothing(unet):
+    caught = []
+
+    def interrupted():
+        try:
+            run(unet)
+        except KeyboardInterrupt as error:  # after which torch calls no hook
+            caught.append(error)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with merge_tokens(unet, 0.5):
+        handle = unet.conv_out.register_forward_pre_hook(interrupt)
+        thread = threading.Thread(target=interrupted)
+        thread.start()
+        thread.join()
+        handle.remove()
+        assert len(caught) == 1 and run(unet).isfinite().all()
 
 
 def test_nested_blocks_are_refused(unet):

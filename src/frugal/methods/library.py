@@ -43,8 +43,15 @@ def patch_tomesd(merging: "Merging", stack: ExitStack) -> None:
     merging.unet._tome_info["args"]["generator"] = torch.Generator(device).manual_seed(merging.seed)
     for layer in merging.layers:
         layer.watch(stack)
+        stack.callback(layer.block.register_forward_pre_hook(partial(check_grid, layer)).remove)
         count = partial(count_tokens, merging, layer)
         stack.callback(layer.attention.register_forward_pre_hook(count, with_kwargs=True).remove)
+
+
+def check_grid(layer: Layer, _module, _args) -> None:
+    if min(layer.grid) < 2:
+        height, width = layer.grid
+        raise ValueError(f"{layer.name}: got {height}x{width} tokens, allowed with method 'tomesd' are 2x2 or more, one of its cells")
 
 
 def count_tokens(merging: "Merging", layer: Layer, _module, args, kwargs) -> None:

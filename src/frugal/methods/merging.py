@@ -4,11 +4,12 @@ Norms, residual and rescaling see every token; between them the network's own pr
 of `reductions` leaves it.
 """
 
+import inspect
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from numbers import Integral, Real
 from typing import Self
 
@@ -16,6 +17,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .layers import Layer, select, self_attentions
 from .library import LIBRARY, TOMESD_LARGEST_RATIO, patch_tomesd
@@ -44,10 +46,12 @@ def merge_tokens(
     "auto" means the highest attention resolution of a network with transformer blocks and every self-attention of the
     others. With `reuse` of 2 or more the blocks of one transformer share a choice as well, as do the halves of guidance in
     `frugal.sample`; method "tome" with 1 is the published one. For one size and ratio, destinations depend on seed, layer and
-    time step alone. In a loop of your own a changed time step begins a step, a later one an image; where all images have one
-    step, `.reset()` begins an image. Ratio 0 leaves the network untouched. Raises ValueError for bad arguments, for a network
-    already merged and for a ratio above 0 that would remove nothing; where the size of the input is what decides, the
-    network's call raises it.
+    time step alone. In a loop of your own a changed time step begins a step, a later one an image. Calls at one time step are of
+    different images, batches in turn or halves of guidance, and the n-th uses what the n-th of the step before has chosen:
+    `.reset()` where these are not the same images, or where an image begins below the last one's time. Ratio 0 leaves the
+    network untouched. A merged network can be saved, but not copied or pickled. Raises ValueError for bad arguments, for a
+    network already merged and for a ratio above 0 that would remove nothing; where the size of the input is what decides, the
+    network's call raises it, and where gradient checkpointing is on, whose second pass would choose other tokens.
     Source: Bolya and Hoffman, arXiv 2303.17604; cells larger than 2x2 above a ratio of 0.75 are ours.
     """
     if not isinstance(unet, UNet2DModel | UNet2DConditionModel):
@@ -93,7 +97,7 @@ class Merging:
         self.entered = self.over = False
         self._undo = ExitStack()
         self._removed = 0
-        self._thread: int | None = None  # which is inside the network
+        self._thread: threading.Thread | None = None  # which is inside the network
 
     def install(self, wiring) -> None:
         if not self.layers:
@@ -120,8 +124,12 @@ class Merging:
     def __exit__(self, *_exception) -> None:
         self.remove()
 
+    def __reduce__(self):
+        """Refuses copies and pickles of the network, which would stay merged."""
+        raise ValueError("unet: got a network whose tokens are merged to copy or pickle, allowed is one without; remove() that first")
+
     def reset(self, halves: int = 1) -> None:
-        """An image begins, in a loop of your own: nothing chosen before is used again.
+        """Images begin, in a loop of your own: nothing chosen before is used again.
 
         `halves=2` announces batches whose halves are the same images without and with their prompts.
         """
@@ -143,23 +151,31 @@ class Merging:
         self._removed += before - after
 
     def _begin(self, _unet, args, kwargs):
+        if torch.is_grad_enabled() and self.unet.is_gradient_checkpointing:
+            raise ValueError(
+                "unet: got gradient checkpointing, allowed with merged tokens is a network without, "
+                "see disable_gradient_checkpointing, or torch.no_grad()"
+            )
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         self.memory.timestep = timestep  # as it is: an operation here would be a compiled graph of its own
         if torch.compiler.is_compiling():  # the rest is for what is called, not for what is traced
             return
-        here = threading.get_ident()
-        if self._thread not in (None, here):
+        here = threading.current_thread()
+        if self._thread not in (None, here) and self._thread.is_alive():  # an interrupted one may have ended inside
             raise RuntimeError("unet: got a call while another thread is inside the merged network, allowed is one at a time")
         self._thread, self._removed = here, 0
         self.memory.begin(torch.as_tensor(timestep))
 
     def _end(self, _unet, _args, output):
-        if torch.compiler.is_compiling() or self._thread != threading.get_ident():  # refused: the call is another's
+        if torch.compiler.is_compiling() or self._thread is not threading.current_thread():  # refused: the call is another's
             return
         self._thread = None
-        if output is not None and not self._removed:  # none: it raised something itself
-            sizes = sorted({before for _, before, _ in self.seen}, reverse=True)
-            raise ValueError(f"ratio: got {self.ratio}, which removes none of the {sizes} tokens of the layers touched")
+        if output is None or self._removed:  # none: it raised something itself
+            return
+        if not is_merged(self.unet):
+            raise ValueError("unet: got other attention processors or slicing after merge_tokens, allowed is to set these before it")
+        sizes = sorted({before for _, before, _ in self.seen}, reverse=True)
+        raise ValueError(f"ratio: got {self.ratio}, which removes none of the {sizes} tokens of the layers touched")
 
 
 class AttentionCore:
@@ -174,6 +190,12 @@ class AttentionCore:
     def __getattr__(self, name: str):
         return getattr(self._attention, name)
 
+    def to_kv(self, tokens: Tensor) -> Tensor:
+        """Keys and values after `fuse_qkv_projections`, which fuses those of self-attention with its queries alone."""
+        fused = self._attention.to_qkv
+        start = fused.out_features // 3
+        return functional.linear(tokens, fused.weight[start:], None if fused.bias is None else fused.bias[start:])
+
 
 class MergedAttention:
     """Attention processor: `method` chooses the tokens, `original`, the processor found there, attends to them."""
@@ -181,7 +203,7 @@ class MergedAttention:
     def __init__(self, merging: Merging, layer: Layer, method, original):
         self.merging, self.layer, self.method, self.original = merging, layer, method, original
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None) -> Tensor:
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **options) -> Tensor:
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError(f"{self.layer.name}: got a mask or other keys, allowed is self-attention without a mask")
         is_map = hidden_states.ndim == 4
@@ -192,14 +214,14 @@ class MergedAttention:
             metric, tokens = metric.flatten(2).mT, tokens.flatten(2).mT
         if attn.group_norm is not None:
             tokens = attn.group_norm(tokens.mT).mT
-        output = self._attend(AttentionCore(attn), tokens, self.layer.take_metric(metric), grid)
+        output = self._attend(AttentionCore(attn), tokens, self.layer.take_metric(metric), grid, options)
         if is_map:
             output = output.mT.reshape(hidden_states.shape)
         if attn.residual_connection:
             output = output + hidden_states
         return output / attn.rescale_output_factor
 
-    def _attend(self, core: AttentionCore, tokens: Tensor, metric: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    def _attend(self, core: AttentionCore, tokens: Tensor, metric: Tensor, grid: tuple[int, int] | None, options: dict) -> Tensor:
         count = tokens.shape[1]
         if grid is None or grid[0] * grid[1] != count:
             raise ValueError(
@@ -212,7 +234,7 @@ class MergedAttention:
                 self.merging.observe(self.layer.name, count, (queries if keys is None else keys).shape[1])
             upcast = core.upcast_attention and not isinstance(self.original, AttnProcessor2_0)  # which leaves that to its kernels
             mask = None if bias is None else bias.to(torch.float32 if upcast else queries.dtype)[:, None]
-            return self.original(core, queries, encoder_hidden_states=keys, attention_mask=mask)
+            return self.original(core, queries, encoder_hidden_states=keys, attention_mask=mask, **options)
 
         memory = self.merging.memory
         removed = int(self.merging.ratio * count)
@@ -220,10 +242,23 @@ class MergedAttention:
         return self.method(attend, tokens, metric, call)
 
 
+@cache
+def in_place_of(kind: type) -> type[MergedAttention]:
+    """With the signature of a kind of processors: there diffusers looks up which keyword arguments they take."""
+
+    class Merged(MergedAttention):
+        def __call__(self, *arguments, **options) -> Tensor:
+            return super().__call__(*arguments, **options)
+
+    Merged.__call__.__signature__ = inspect.signature(kind.__call__)
+    return Merged
+
+
 def set_processors(merging: Merging, stack: ExitStack, method) -> None:
-    """Wrap the processor of every layer, until `stack` closes."""
+    """Lay a processor over that of every layer, which stays registered where it is a module, until `stack` closes."""
     for layer in merging.layers:
         layer.watch(stack)
         original = layer.attention.processor
         stack.callback(layer.attention.set_processor, original)
-        layer.attention.set_processor(MergedAttention(merging, layer, method, original))
+        stack.callback(vars(layer.attention).pop, "processor", None)
+        vars(layer.attention)["processor"] = in_place_of(type(original))(merging, layer, method, original)

@@ -1,9 +1,11 @@
 """How long a choice of tokens lasts: over the steps of a sampling run, and over the layers of one resolution.
 
 The sampling loop says where a run and its steps begin (`Run.step_at`), so that what is reused belongs to that run: loops may
-take turns on one network. In a loop that says nothing a changed time step is a step, and `Merging.reset` begins an image.
+take turns on one network. In a loop that says nothing a changed time step is a step and a later one an image; images that it
+calls in turn at each step keep their choices apart by their turn.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +20,7 @@ from torch import Tensor
 from .matching import Call, Choice
 
 Choose = Callable[[Tensor, Call], Choice]
+MOST = 512  # choices that a run keeps: of dozens of images in turn, and no more where a network is called without end at one time
 
 
 @dataclass(eq=False)
@@ -29,6 +32,7 @@ class Run:
     times: tuple[float, ...] | None = None  # of the step: one for the whole batch, or one an image
     chosen: dict[Any, tuple[int, Choice]] = field(default_factory=dict)  # by what it was chosen for: step, choice
     reduced_by: Any = None  # settings of what reduced the tokens in this step's last network call
+    asked: Counter[str] = field(default_factory=Counter)  # how often a layer has in this step, in a loop that says nothing
 
     @contextmanager
     def step_at(self, step: int, time: float) -> Iterator[None]:
@@ -54,8 +58,20 @@ class Run:
         """
         if len(times) > 1 or (self.times and times > self.times):  # denoising only goes down
             self.chosen.clear()
-        self.step += times != self.times
-        self.times = times
+        if times != self.times:
+            self.step, self.times = self.step + 1, times
+            self.asked.clear()
+
+    def turn(self, layer: str) -> int:
+        """Whose turn it is in a loop that says nothing: a layer asked again at the same time is asked for another image."""
+        self.asked[layer] += 1
+        return self.asked[layer]
+
+    def remember(self, asked: Any, choice: Choice) -> None:
+        self.chosen.pop(asked, None)  # so that the oldest comes first
+        self.chosen[asked] = self.step, choice
+        if len(self.chosen) > MOST:
+            del self.chosen[next(iter(self.chosen))]
 
 
 _announced: ContextVar[Run | None] = ContextVar("run", default=None)
@@ -105,12 +121,13 @@ class Memory:
         call = replace(call, timesteps=run.times or (0.0,), memory=None)
         if self.reuse == 1:
             return choose(metric.detach(), call)
+        turn = run.turn(call.layer) if run is self.own else 0
         call = replace(call, layer=group(call.layer), halves=run.halves)
-        asked = self.settings, choose, call.layer, call.removed, metric.shape, metric.device
+        asked = self.settings, choose, call.layer, turn, call.removed, metric.shape, metric.device
         step, choice = run.chosen.get(asked, (None, None))
         if step is None or not step <= run.step < step + self.reuse:
             choice = choose(metric.detach(), call)
-            run.chosen[asked] = run.step, choice
+            run.remember(asked, choice)
         return choice
 
 
