@@ -1,9 +1,11 @@
 """The project's files against each other: address, versions, dependencies, rooms, notebooks, what is packaged."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -156,24 +158,51 @@ def test_a_notebook_is_thin_clean_and_opens_in_colab(notebook):
     assert max(len(cell.source.splitlines()) for cell in cells) <= 15
 
 
+def packaged(target: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (file,) = folder.iterdir()
+    return file
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    (file,) = folder.glob("*.whl")
-    return zipfile.ZipFile(file)
+    return zipfile.ZipFile(packaged("wheel", tmp_path_factory.mktemp("wheel")))
 
 
 def test_the_wheel_holds_chapters_weights_and_published_configurations(wheel):
-    packaged = set(wheel.namelist())
+    held = set(wheel.namelist())
     folder = ROOT / "src" / "frugal"
     data = {
         f"frugal/{path.relative_to(folder)}" for path in (folder / "models" / "embedded").rglob("*") if path.is_file()
     }
     chapters = {f"frugal/notebooks/{path.name}" for path in NOTEBOOKS}
-    assert NOTEBOOKS and {*data, *chapters, "frugal/models/published.json", "frugal/cli.py"} <= packaged
-    assert not any(name.startswith(("tests/", "book/")) for name in packaged)
+    assert NOTEBOOKS and {*data, *chapters, "frugal/models/published.json", "frugal/cli.py"} <= held
+    assert not any(name.startswith(("tests/", "book/")) for name in held)
+
+
+def test_an_installed_package_has_the_shipped_records(wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    asked = (
+        "from frugal import paths; from frugal.measure import arms, records; from frugal.measure.plan import Subject;"
+        "print(paths.root(), len(records.load_shipped()), len(arms.shipped(Subject('faces-ldm'))))"
+    )
+    (tmp_path / "empty").mkdir()
+    command, elsewhere = [sys.executable, "-c", asked], os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    told = subprocess.run(command, cwd=tmp_path / "empty", env=elsewhere, capture_output=True, check=True, text=True).stdout
+    root, found, shown = told.split()
+    assert (root, int(found)) == ("None", len(list((ROOT / "results" / "records").glob("*.json")))) and int(shown) > 0
+
+
+def test_the_source_distribution_is_a_whole_checkout(tmp_path):
+    with tarfile.open(packaged("sdist", tmp_path)) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    tops = {name.partition("/")[0] for name in held}
+    asked = {name for test in (ROOT / "tests").rglob("*.py") for name in re.findall(r'ROOT / "([\w.]+)"', test.read_text(encoding="utf-8"))}
+    assert {*asked, "tests", "results", "README.md", "CITATION.cff", "LICENSE", "LICENSE-text", "LICENSE-weights"} - {"_build"} <= tops
+    kept = ["git", "ls-files", "-z"]  # outside git, as in a source distribution itself, it tells nothing
+    tracked = subprocess.run(kept, cwd=ROOT, capture_output=True, check=False, text=True).stdout.split("\0")
+    assert {name for name in tracked if name and (ROOT / name).is_file()} <= held
 
 
 def test_make_help_lists_the_targets():

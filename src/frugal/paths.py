@@ -35,10 +35,9 @@ def drawn(scale: str = "quick") -> Path:
     return Path(os.environ["FRUGAL_DRAWN"]) if "FRUGAL_DRAWN" in os.environ else results(scale).parent / "runs"
 
 
-def shipped() -> Path | None:
-    """The committed reference records; None without a checkout."""
-    checkout = root()
-    return checkout / "results" / "records" if checkout else None
+def shipped() -> Path:
+    """The committed reference records: the checkout's, else those installed with the package."""
+    return (root() or PACKAGE) / "results" / "records"
 
 
 def training() -> Path:

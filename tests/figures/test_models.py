@@ -74,6 +74,16 @@ def test_a_missed_bound_is_named(card):
     assert models.missed({"a": card, "faces-ddpm-draft": below}) == "* **faces-ddpm-draft misses a bound**: sharp: 3 (at least 31)"
 
 
+def test_networks_without_marks_are_not_called_good(card):
+    fresh = {"a": card, "faces-reader": card | {"marks": []}, "faces-ddpm-draft": cards.blank("faces-ddpm-draft") | {"images": 640}}
+    assert models.missed(fresh).splitlines() == [
+        "* **faces-reader is not measured yet**: `frugal evaluate judge` measures it",
+        "* **faces-ddpm-draft is not measured yet**: `frugal evaluate faces-ddpm-draft` measures it",
+    ]
+    text, verdict = models.claim_taught(fresh)
+    assert text.endswith("with 640 further faces, is not measured yet") and verdict == "open"
+
+
 def test_what_a_taught_network_loses_is_its_mark(card):
     kept = lambda value: {"faces-ddpm-draft": card | {"marks": [card["marks"][1] | {"what": "accepted, of faces-ddpm's", "value": value}]}}
     text, verdict = models.claim_taught(kept(0.045))

@@ -161,7 +161,7 @@ def test_shipped_records_never_stand_in(store, tmp_path, monkeypatch):
     assert not ask(function).reused and function.made == 1
     [reference] = records.load_shipped()
     assert reference.series == "shipped" and reference == record and records.load_all()[0].series == "here"
-    monkeypatch.setattr(paths, "shipped", lambda: None)
+    monkeypatch.setattr(paths, "shipped", lambda: tmp_path / "nothing")
     assert records.load_shipped() == []
 
 

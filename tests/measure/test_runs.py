@@ -28,7 +28,7 @@ def test_tally_counts_what_is_shipped(store, tmp_path, monkeypatch):
     ask(store=tmp_path / "shipped")
     monkeypatch.setattr(paths, "shipped", lambda: tmp_path / "shipped")
     assert runs.tally(store) == runs.Tally(0, 0, 1)
-    monkeypatch.setattr(paths, "shipped", lambda: None)
+    monkeypatch.setattr(paths, "shipped", lambda: tmp_path / "nothing")
     assert runs.tally(store).shipped == 0
 
 

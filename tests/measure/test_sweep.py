@@ -264,6 +264,9 @@ def test_shipped_records_of_such_a_device_are_not_measured_again(fakes, toys):
 def test_the_summary_tells_how_to_ship_the_records(fakes, toys):
     told = run(minutes=5)[1]
     assert f"cp $(grep -l '\"scale\": \"thesis\"' {toys / 'records'}/*.json) {toys / 'shipped'}/" in told
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(paths, "root", lambda: None)
+        assert run(minutes=5)[1].rstrip().endswith("/*.json) results/records of a checkout/")  # never into an installed package
 
 
 def test_an_unreachable_hub_is_told_in_one_line_after_the_rest(fakes, monkeypatch):

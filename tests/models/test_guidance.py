@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 
 from frugal import paths
 from frugal.models import cards, recipes, training
-from frugal.models.guidance import guided
+from frugal.models.guidance import guided, unguided
 
 
 def network(**options):
@@ -42,6 +42,16 @@ def test_guidance_goes_past_the_own_prediction_away_from_the_perturbed_one():
     away = own - perturbed(noisy, t).sample
     assert away.abs().max() > 1e-3
     assert torch.allclose(guided(unet, 2.5)(noisy, t), own + 1.5 * away, atol=1e-5)
+
+
+@torch.no_grad()
+def test_guidance_is_taken_back_from_whoever_learned_it():
+    unet, noisy, t = network(), torch.randn(2, 3, 8, 8), torch.tensor([10, 900])
+    predict = guided(unet, 1.4)
+    learned = lambda noisy, t: diffusers.models.unets.unet_2d.UNet2DOutput(sample=predict(noisy, t))
+    own = unet(noisy, t).sample
+    assert torch.allclose(unguided(learned, unet, 1.4)(noisy, t).sample, own, atol=1e-5)
+    assert not torch.allclose(unguided(unet, unet, 1.4)(noisy, t).sample, own, atol=1e-3)  # that has learned nothing of it
 
 
 def test_the_teacher_stays_as_it_was():

@@ -100,23 +100,31 @@ def _energy(card: dict) -> str:
 
 
 def missed(found: Mapping[str, dict]) -> str:
-    """Which networks miss a bound, and by what: Markdown."""
+    """Which networks miss a bound, and by what, and which have no marks, as after training: Markdown."""
     lines = {
         f"{name} misses a bound": f"{mark['what']}: {mark['value']:.2g} ({cards.limits(mark)[0]})"
         for name, card in found.items() for mark in card.get("marks", ()) if cards.limits(mark)[1] == "no"
     }  # fmt: skip
+    lines |= {f"{name} is not measured yet": f"`frugal evaluate {_judged(name)}` measures it" for name, card in found.items() if not card.get("marks")}
     return bullets(lines) if lines else "Every bound is reached."
+
+
+def _judged(network: str) -> str:
+    """What `frugal evaluate` calls a network."""
+    return "judge" if network == "faces-reader" else network
 
 
 def claim_taught(found: Mapping[str, dict]) -> tuple[str, bool | str]:
     """The slides' "distillation loses performance and needs further training", of the draft, which is taught by a larger network and takes
     as many steps."""
-    card = found.get("faces-ddpm-draft", {})
+    card = found.get("faces-ddpm-draft")
+    if card is None:
+        return "no network distilled to fewer steps is part of this book", "open"
+    trained = f"a smaller network trained on the predictions of faces-ddpm, with {card['images']:,} further faces"
     kept = [mark["value"] for mark in card.get("marks", ()) if mark["what"] == "accepted, of faces-ddpm's"]
     if not kept:
-        return "no network distilled to fewer steps is part of this book", "open"
+        return f"{trained}, is not measured yet", "open"
     loses = "holds" if kept[0] < 1 else "does not hold"
-    trained = f"a smaller network trained on the predictions of faces-ddpm, with {card['images']:,} further faces"
     return f"{trained}, has {kept[0]:.2g} times its share of accepted images", f"{loses} of a network of fewer parameters, trained for {card['seconds'] / 60:.0f} minutes; not measured of one of fewer steps"
 
 

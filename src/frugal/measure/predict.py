@@ -30,7 +30,7 @@ class Prediction:
     device: str
     layers: tuple[str, ...]  # those that would be merged
     speedup: float  # seconds_before / seconds_after
-    low: float  # interval of the speed-up at 95 %: the scatter of the timings, not what the model of it leaves out
+    low: float  # interval of the speed-up: the scatter of the timings, not what the model of it leaves out; at 95 %, of three rounds about 90 %
     high: float
     bound: float  # the speed-up were the layers free
     flops_speedup: float  # what FLOPs alone promise, matching included

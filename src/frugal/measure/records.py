@@ -122,9 +122,8 @@ def load_all(folder: Path | None = None, series: str = "here") -> list[Record]:
 
 
 def load_shipped() -> list[Record]:
-    """The reference series in the checkout (`series` "shipped"), measured elsewhere; empty without a checkout."""
-    folder = paths.shipped()
-    return load_all(folder, series="shipped") if folder else []
+    """The reference series in the checkout, else in the installed package (`series` "shipped"), measured elsewhere."""
+    return load_all(paths.shipped(), series="shipped")
 
 
 def shipped_of(name: str, model: Mapping) -> list[Record]:

@@ -43,10 +43,9 @@ def tally(store: Path | None = None) -> Tally:
         keys = keys if last == event["run"] else {}
         keys[event["key"]] = event["measured"] or keys.get(event["key"], False)
         latest[event["chapter"]] = event["run"], keys
-    shipped = paths.shipped()
     asked = {key for _, keys in latest.values() for key in keys}
     measured = {key for last, keys in latest.values() for key, new in keys.items() if new and last == run()}
-    return Tally(len(measured), len(asked - measured), len(list(shipped.glob("*.json"))) if shipped else 0)
+    return Tally(len(measured), len(asked - measured), len(list(paths.shipped().glob("*.json"))))
 
 
 def log(store: Path, key: str, measured: bool) -> None:

@@ -149,7 +149,7 @@ class _Sweep:
             self.say(f"  quality not begun: {', '.join(found.without)}")
         if checks := self.plan.check_scaling([r for r in records.load_all() if r.scale == self.plan.SCALE]):
             self.say(f"whole images on the clock against scaled ones: {checks}")
-        store, shipped = paths.results(), paths.shipped() or "results/records of a checkout"
+        store, shipped = paths.results(), paths.shipped() if paths.root() else "results/records of a checkout"
         self.say(f"records are in {store}; to ship them: {ship_command(store, shipped, self.plan.SCALE)}")
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel, UNet2DModel
@@ -32,6 +33,11 @@ class Recipe:
     decay: float = 0.999  # of the moving average
     half: bool = True  # whether the network computes in bfloat16
     guidance: float | None = None  # scale of the guided prediction that a training ends on, see `guidance`
+
+    def load(self, root: Path | None = None) -> nn.Module:
+        """The network with its weights below `root` (None: the embedded ones), float32, on the CPU."""
+        with hub.quiet():
+            return type(self.build()).from_pretrained((root or paths.EMBEDDED) / self.folder, torch_dtype=torch.float32)
 
 
 def shifted_cosine(shift: float, steps: int = 1000) -> list[float]:

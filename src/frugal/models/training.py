@@ -45,14 +45,10 @@ class Run:
         self.name, self.recipe = name, RECIPES[name]
         self.target, self.checkpoint = paths.EMBEDDED / self.recipe.folder, paths.training() / name
         self.accelerator = accelerator(device)
-        network = self.recipe.build()
-        self.card = cards.blank(name)
         self.elapsed = 0.0  # seconds of the present call, what --resume goes on from
         goes_on = resume and (self.target / "config.json").exists()
         self.peak = (REFINING if guidance is None else DISTILLING) if goes_on else 1.0
-        if goes_on:
-            network = type(network).from_pretrained(self.target, torch_dtype=torch.float32)
-            self.card = cards.read(name)
+        network, self.card = (self.recipe.load(), cards.read(name)) if goes_on else (self.recipe.build(), cards.blank(name))
         self.teaching = {} if guidance is None else {"teacher": self.teacher(network, guidance, goes_on)}
         if not self.teaching:  # what was learned from a teacher is unlearned on noise
             self.card = {key: value for key, value in self.card.items() if not key.startswith("guid")}
