@@ -15,6 +15,6 @@ def test_networks_take_turns_in_every_round_and_asking_again_measures_nothing(st
     times = steptimes.step_seconds(pair, rounds=2, scale="smoke")
     assert list(times.columns) == ["model", "round", "seconds"] and (times.seconds > 0).all()
     assert times.groupby("model")["round"].apply(list).to_dict() == {"fine": [0, 1], "coarse": [0, 1]}
-    assert begun[2 * steptimes.WARMUP :] == ["fine", "coarse", "fine", "coarse"]  # rounds 0, and 1 that begins elsewhere and runs backwards
+    assert begun[2 * steptimes.WARMUP :] == ["fine", "coarse", "coarse", "fine"]  # the second round is the first backwards
     pd.testing.assert_frame_equal(steptimes.step_seconds(pair, rounds=2, scale="smoke"), times)
     assert len(begun) == 2 * (steptimes.WARMUP + 2)
