@@ -16,14 +16,19 @@ from frugal.methods.samplers import denoise
 BLOCKS = 3  # transformers of the network, each with a choice of its own: one on the way down, two on the way up
 
 
-@pytest.fixture(scope="module")
-def unet():
+def network(blocks):
+    """With transformers of so many blocks."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=8, block_out_channels=(16, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, attention_head_dim=2,
-        cross_attention_dim=12, norm_num_groups=4,
+        cross_attention_dim=12, norm_num_groups=4, transformer_layers_per_block=blocks,
     ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return network(1)
 
 
 def noise(batch=2, seed=1, size=8):
@@ -33,12 +38,7 @@ def noise(batch=2, seed=1, size=8):
 @pytest.fixture(scope="module")
 def stacked():
     """Two blocks in a transformer, which share a choice."""
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1, attention_head_dim=2,
-        cross_attention_dim=12, norm_num_groups=4, transformer_layers_per_block=2,
-    ).eval()  # fmt: skip
+    return network(2)
 
 
 @torch.no_grad()
